@@ -30,7 +30,7 @@ DEBATE_MODES = ("auto", "always", "never")
 RESUME_MODES = ("continue", "strict")
 SERVICE_TIERS = ("auto", "default", "flex", "priority")
 MAX_QUESTION_CHARS = 20_000
-AGENTS_RANGE = (2, 16)
+AGENTS_RANGE = (1, 16)
 ROUNDS_RANGE = (0, 20)
 MAX_AGENT_CHARS = 200
 MAX_TIMEOUT_SECONDS = 30 * 86_400
@@ -53,8 +53,8 @@ class DebateJobPayload:
     question: str
     """At most 20,000 characters."""
     agents: list[str]
-    """2 to 16 names of the configuration's `[agents]` table, or model strings. A name may occur several
-    times: each is a separate seat."""
+    """1 to 16 names of the configuration's `[agents]` table, or model strings. A name may occur several
+    times: each is a separate seat. One agent is asked once: there are no rounds, and no vote."""
     rounds: int = 3
     """At most this many rounds of review and revision, 0 to 20; 0: independent answers are voted on."""
     consensus: str = "majority"
@@ -140,6 +140,10 @@ class DebateJobPayload:
                 f"escalate must be a list of names of agents, got {self.escalate!r:.200}"
             )
         if self.escalate:
+            if len(self.agents) == 1:
+                raise InvalidPayload(
+                    "escalate requires two agents: one has no other to disagree with"
+                )
             _check_range(
                 "number of agents with escalate",
                 self.max_seats,
@@ -161,9 +165,14 @@ class DebateJobPayload:
         return len(self.agents) + len(self.escalate)
 
     @property
+    def is_single(self) -> bool:
+        """True if there is one answer only: nothing to review, to vote on, or to judge."""
+        return self.max_seats == 1
+
+    @property
     def max_rounds(self) -> int:
-        """The number of rounds at most: none if `debate` is `never`."""
-        return 0 if self.debate == "never" else self.rounds
+        """The number of rounds at most: none if `debate` is `never`, or for one agent."""
+        return 0 if self.debate == "never" or self.is_single else self.rounds
 
     @property
     def has_budget(self) -> bool:

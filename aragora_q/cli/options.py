@@ -69,7 +69,7 @@ JobIds = Annotated[
 Agents = Annotated[
     list[str] | None,
     typer.Option(
-        "--agents", "-a", metavar="A,B,…", help="Agents, 2 to 16, comma-separated: claude,gpt."
+        "--agents", "-a", metavar="A,B,…", help="Agents, 1 to 16, comma-separated: claude,gpt."
     ),
 ]
 Timeout = Annotated[

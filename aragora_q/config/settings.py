@@ -426,7 +426,7 @@ class QueueConfig(BaseSettings):
     )
     default_agents: tuple[str, ...] = Field(
         (),
-        description="Agents of debates that name none: 2 to 16; in the variable separated by commas.",
+        description="Agents of debates that name none: at most 16; in the variable separated by commas.",
     )
     agents: dict[str, AgentConfig] = Field(
         default_factory=dict,
@@ -515,9 +515,8 @@ class QueueConfig(BaseSettings):
     @field_validator("default_agents")
     @classmethod
     def _is_debate(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        low, high = AGENTS_RANGE
-        if value and not low <= len(value) <= high:
-            raise ValueError(f"must be {low} to {high} agents")
+        if len(value) > AGENTS_RANGE[1]:
+            raise ValueError(f"must be at most {AGENTS_RANGE[1]} agents")
         return _check_agents(value)
 
     @field_validator("redis_url")

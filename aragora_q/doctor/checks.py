@@ -361,7 +361,14 @@ def _of_agents(config: QueueConfig) -> Iterator[Finding]:
     except InvalidPayload as error:
         yield Finding("error", "agents", str(error), error.hint)
         return
-    if model is not None:
+    if len(config.default_agents) == 1:
+        yield Finding(
+            "warning",
+            "agents",
+            f"default_agents is one agent, {names[0]}: it does not debate, but is asked once",
+            "name two or more agents",
+        )
+    elif model is not None:
         which = "default_agents" if config.default_agents else "the configured agents"
         yield Finding(
             "warning",

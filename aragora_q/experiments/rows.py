@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from aragora_q.answer_form import AnswerForm
 from aragora_q.base import Job, JobStatus
-from aragora_q.errors import AragoraQError
+from aragora_q.errors import AragoraQError, InvalidPayload, did_you_mean
 from aragora_q.experiments.notes import ARM_TAG, note_of
 from aragora_q.loose import mapping, mappings, number_or_none, text, whole
 from aragora_q.report import is_debate
@@ -65,6 +65,8 @@ class Row:
     """Why the job failed, or what went wrong in a debate that completed."""
     is_closed: bool = False
     """True if two answers agree exactly when their keys are equal; else they may differ in wording only."""
+    choices: Sequence[str] = ()
+    """The keys that a verdict can have, of a choice or a boolean; empty: they are not limited."""
     verdict: Any = None
     """None if there is none: no answer won, the debate has not completed, or no vote was held."""
     key: str | None = None
@@ -99,6 +101,13 @@ class Row:
     """The ballots of a vote that was held: none if the votes were known without asking."""
     models: Sequence[str] = ()
     """The models of its seats, without repetitions."""
+    is_corrupted: bool = False
+    """True if the job's data in Redis cannot be read; `error` says why."""
+
+    @property
+    def is_debate(self) -> bool:
+        """False for a job that is no debate, or is corrupted: nothing of it can be counted."""
+        return bool(self.question)
 
 
 def row_of(job: Job) -> Row:
@@ -125,6 +134,7 @@ def row_of(job: Job) -> Row:
         tags=job.tags,
         error=_error(job, result),
         is_closed=form.is_closed,
+        choices=("false", "true") if form.kind == "boolean" else form.options,
         verdict=verdict,
         key=key,
         answer=text(result.get("final_answer")) if is_complete else "",
@@ -149,7 +159,25 @@ def row_of(job: Job) -> Row:
 
 def row_of_corrupted(job_id: str, status: JobStatus, tags: Mapping[str, str], error: str) -> Row:
     """Return the row of a job whose data cannot be read; the arm is that of its tag."""
-    return Row(job_id, tags.get(ARM_TAG, ""), 0, "", status, tags, error)
+    return Row(job_id, tags.get(ARM_TAG, ""), 0, "", status, tags, error, is_corrupted=True)
+
+
+def of_arms(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
+    """Return the rows of these arms.
+
+    Raises:
+        InvalidPayload: no row is of one of them.
+    """
+    known = dict.fromkeys(row.arm for row in rows)
+    for arm in arms:
+        if arm not in known:
+            names = ", ".join(filter(None, known))
+            raise InvalidPayload(
+                f"no arm {arm!r:.100} in the group; "
+                + (f"its arms are {names:.1000}" if names else "its debates have no arms"),
+                hint=did_you_mean(arm, list(known)),
+            )
+    return [row for row in rows if row.arm in arms]
 
 
 def by_question(rows: Iterable[Row]) -> dict[tuple[str, int], dict[str, Row]]:
@@ -159,7 +187,7 @@ def by_question(rows: Iterable[Row]) -> dict[tuple[str, int], dict[str, Row]]:
     text at several places, as with other options, the number tells them apart. If an arm has a question twice,
     because it was written in another way before, the row that comes later counts.
     """
-    rows = [row for row in rows if row.question]
+    rows = [row for row in rows if row.is_debate]
     numbers: dict[tuple[str, str], set[int]] = {}
     for row in rows:
         numbers.setdefault((row.arm, row.question), set()).add(row.number)

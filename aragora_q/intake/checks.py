@@ -33,7 +33,7 @@ NO_THRESHOLDS = Thresholds(None, None)
 def check_seats(payload: Mapping[str, Any], config: QueueConfig) -> str:
     """Check the names of a debate. Return a warning about its agents, or nothing.
 
-    They are all one model, or none has the service tier that the job asks for.
+    There is one, they are all one model, or none has the service tier that the job asks for.
 
     Raises:
         InvalidPayload: a name does not resolve.
@@ -45,7 +45,9 @@ def check_seats(payload: Mapping[str, Any], config: QueueConfig) -> str:
     debate.check_payload_agents(payload, config)
     agents, tier = payload["agents"], payload.get("service_tier")
     warnings = []
-    if model := debate.only_model(agents, config):
+    if len(agents) == 1:
+        warnings.append("one agent does not debate: it is asked once, and there is no vote")
+    elif model := debate.only_model(agents, config):
         warnings.append(f"all agents are {model}, and share its errors: agreement means little")
     if tier is not None and not debate.has_tier(agents, tier, config):
         warnings.append(f"no agent has the service tier {tier}: they are asked as they are")

@@ -31,7 +31,7 @@ class Debate:
 
     def max_rounds(self) -> int:
         """Return the number of rounds at most."""
-        if self.payload.get("debate") == "never":
+        if self.payload.get("debate") == "never" or len(self.names) == 1:
             return 0
         rounds = self.payload.get("rounds")
         return 3 if rounds is None else whole(rounds)

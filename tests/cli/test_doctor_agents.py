@@ -104,3 +104,5 @@ def test_agents_of_one_model_are_a_warning(run_cli, configure, new_stub):
     assert "one model" not in run_cli("doctor").out
     configure({}, 'default_agents = ["claude", "claude"]')
     assert "default_agents are one model" in run_cli("doctor").out
+    configure({}, 'default_agents = ["demo"]')
+    assert "default_agents is one agent, demo: it does not debate" in run_cli("doctor").out

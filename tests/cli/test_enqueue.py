@@ -157,10 +157,20 @@ def test_default_agents_that_do_not_resolve_are_a_setting_s_fault(run_cli, tmp_p
         assert "default_agents (new.toml:2): unknown agent 'cluade'" in ended.err
         assert "did you mean 'claude'?" in ended.err
     assert run_cli("enqueue", "Tea?", *AGENTS, "--config", "new.toml").code == 0
-    (tmp_path / "new.toml").write_text('default_agents = ["demo"]\n')
+    (tmp_path / "new.toml").write_text(f"default_agents = {['demo'] * 17}\n")
     ended = run_cli("enqueue", "Tea?", *AGENTS, "--config", "new.toml")
     assert ended.code == 78
-    assert "default_agents (new.toml:1): must be 2 to 16 agents" in ended.err
+    assert "default_agents (new.toml:1): must be at most 16 agents" in ended.err
+
+
+def test_one_agent_is_warned_of(run_cli):
+    """It is enqueued; one line on stderr says that it does not debate. The quote is that of one call."""
+    alone = ["--agents", "demo:bold", "--consensus", "judge", "--judge", "demo:careful"]
+    ended = run_cli("enqueue", "Tea?", *alone)
+    warning = "warning: one agent does not debate: it is asked once, and there is no vote\n"
+    assert (ended.code, ended.err) == (0, warning)
+    quote = run_cli("enqueue", "Tea?", *alone, "--quote", "--json").object
+    assert [quote[level]["calls"] for level in ("least", "expected", "most")] == [1, 1, 1]
 
 
 def test_without_any_agents_the_error_says_where_they_come_from(run_cli):
@@ -385,7 +395,7 @@ def test_files_and_unquoted_questions_get_a_hint(run_cli, tmp_path, redis_client
             65,
             "escalate requires a round",
         ),
-        (["x", "--agents", "demo"], 65, "number of agents"),
+        (["x", "--agents", ",".join(["demo"] * 17)], 65, "number of agents"),
         (["x", *AGENTS, "--rounds", "-1"], 65, "rounds is -1"),
         (["x", *AGENTS, "--consensus", "majorty"], 65, "did you mean 'majority'"),
         (["x", *AGENTS, "--id", "a b"], 65, "job id 'a b'"),

@@ -43,12 +43,13 @@ async def test_a_debate_without_quorum_fails_and_names_the_causes(seat_scripted_
 
 
 @pytest.mark.parametrize(
-    ("seats", "failing_seats", "completes"), [(2, 1, False), (5, 2, True), (5, 3, False)]
+    ("seats", "failing_seats", "completes"),
+    [(1, 0, True), (1, 1, False), (2, 1, False), (5, 2, True), (5, 3, False)],
 )
 async def test_the_quorum_is_half_and_at_least_two(
     seat_scripted_agents, run_debate, seats, failing_seats, completes
 ):
-    """max(2, ceil(N/2)) seats must be left."""
+    """max(2, ceil(N/2)) seats must be left; of one agent, that one."""
     names = [f"s{n}" for n in range(seats)]
     replies = {
         name: failing(PermanentError("gone"), Propose) if n < failing_seats else saying(name)

@@ -90,6 +90,8 @@ def test_what_is_expected_lies_between_the_least_and_the_most(fields):
         ({**CLOSED, "rounds": 2}, 2, 2 + 1 + 0.5, 6),
         ({**CLOSED, **JUDGED, "debate": "never"}, 2, 2 + 1, 4),
         ({"debate": "always", "rounds": 1, "escalate": ["c"]}, 6, 10, 10),
+        # One agent is asked once.
+        ({"agents": ["a"], **JUDGED}, 1, 1, 1),
     ],
 )
 def test_which_calls_are_assumed(fields, least, expected, most):

@@ -10,6 +10,7 @@ from aragora_q.errors import AgentUnavailable
 from aragora_q.executors.debate.prompt_version import prompt_version
 from aragora_q.executors.debate.prompts import prompt_for
 from aragora_q.executors.debate.requests import Discuss, Propose, Review, Revise, Vote
+from aragora_q.job import CONSENSUS_MODES
 
 MOVING = {"debate": "always"}
 
@@ -42,6 +43,24 @@ async def test_without_rounds_independent_answers_are_voted_on(
     _, _, result = await run_debate(agents=THREE, **fields)
     assert calls(agents)["ann"] == ["Propose", "Vote"]
     assert (result["rounds_used"], result["verdict"]) == (0, "tea")
+
+
+@pytest.mark.parametrize("consensus", CONSENSUS_MODES)
+@pytest.mark.parametrize("debate", ["auto", "always"])
+async def test_one_agent_is_asked_once(seat_scripted_agents, run_debate, consensus, debate):
+    """Whatever the mode: one proposal, no rounds, no ballot, no judge; its answer is the verdict."""
+    form = "text" if consensus == "synthesis" else "boolean"
+    agents = seat_scripted_agents(ann=saying(True if form == "boolean" else "tea"), eve=saying("x"))
+    judge = {"judge": "eve"} if consensus in ("judge", "synthesis") else {}
+    _, _, result = await run_debate(
+        agents=["ann"], rounds=3, consensus=consensus, answer_form=form, debate=debate, **judge
+    )
+    assert calls(agents) == {"ann": ["Propose"], "eve": []}
+    assert (result["rounds_used"], result["ended_by"], result["error"]) == (0, "rounds", None)
+    if consensus != "none":
+        assert result["verdict"] == (True if form == "boolean" else "tea")
+        assert (result["consensus_reached"], result["confidence"]) == (True, 1.0)
+        assert [vote["implied"] for vote in result["votes"]] == [True]
 
 
 async def test_equal_answers_end_the_debate_without_a_vote(seat_scripted_agents, run_debate):

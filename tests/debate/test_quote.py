@@ -50,6 +50,9 @@ def debate_of(agents=TWO, **fields):
         ({"consensus": "judge", "judge": "c"}, ["propose"] * 2 + ["vote"] * 2 + ["judge"] * 2),
         ({"consensus": "synthesis", "judge": "c"}, ["propose"] * 2 + ["vote"] * 2 + ["synthesize"]),
         ({"escalate": ["c"]}, ["propose"] * 2 + ["vote"] * 2),
+        ({"agents": ["a"]}, ["propose"]),  # one answer: no vote
+        ({"agents": ["a"], "consensus": "judge", "judge": "c"}, ["propose"]),
+        ({"agents": ["a"], "consensus": "synthesis", "judge": "c"}, ["propose"]),
     ],
 )
 def test_the_floor_is_the_proposals_and_the_vote(fields, phases):

@@ -33,6 +33,7 @@ def test_wheel_has_the_program_and_nothing_else(dist):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == PACKAGE
     assert {"aragora_q/py.typed", "aragora_q/redis/lua/enqueue.lua"} <= names
+    assert "aragora_q/experiments/builtin.jsonl" in names
 
 
 def test_sdist_has_what_builds_tests_and_deploys(dist, tmp_path):

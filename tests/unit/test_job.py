@@ -87,7 +87,11 @@ REFUSED = {
     ),
     "no question": ({"agents": ["a", "b"]}, "question is missing"),
     "no agents": ({"question": "Why?"}, "agents is missing"),
-    "one agent": (debate(agents=["a"]), "agents is 1, must be a whole number from 2 to 16"),
+    "no agent": (debate(agents=[]), "agents is 0, must be a whole number from 1 to 16"),
+    "one agent with others to join": (
+        debate(agents=["a"], escalate=["b"]),
+        "escalate requires two agents: one has no other to disagree with",
+    ),
     "many agents": (debate(agents=["a"] * (HIGH + 1)), f"agents is {HIGH + 1}, must be"),
     "agents are a text": (debate(agents="claude"), "agents must be a list of names"),
     "empty agent": (debate(agents=["a", ""]), "agents must be a list of names"),

@@ -76,7 +76,7 @@ async def test_what_was_edited_after_its_quote_is_quoted_again(harness, producer
         ("question", " ", "question is empty"),
         ("question", "x" * 20_001, "at most 20000"),
         ("agents", "", "number of agents is 0"),
-        ("agents", "ann", "number of agents is 1"),
+        ("agents", ",".join(["ann"] * 17), "number of agents is 17"),
         ("agents", "ann, zed", "unknown agent 'zed'"),
         ("rounds", "many", "'many' is not a whole number"),
         ("rounds", "99", "rounds is 99"),

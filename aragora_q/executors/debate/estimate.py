@@ -139,6 +139,8 @@ def phase_shares(payload: DebateJobPayload, *, is_text: bool) -> dict[str, float
         begun *= goes_on
     if payload.escalate:
         shares["escalation"] = shares["r1.revise"] if is_text else 1 - ENDS
+    if payload.is_single:
+        return shares
     if is_text and payload.consensus != "none":
         shares["vote"] = 1 - settled
     if payload.consensus == "judge":

@@ -122,7 +122,7 @@ class Participants:
     def join(self, seats: Sequence[int]) -> None:
         """Add seats to the debate. Those that join later do not raise its quorum: it could do without them."""
         if not self._quorum:
-            self._quorum = max(2, (len(seats) + 1) // 2)
+            self._quorum = max(min(2, len(seats)), (len(seats) + 1) // 2)
         self.active = sorted({*self.active, *seats})
 
     async def ask_all(

@@ -224,7 +224,7 @@ class Rounds:
         self._topic = topic
         self._seats = seats
         self._limits = limits
-        self._is_auto = payload.debate == "auto"
+        self._is_auto = payload.debate == "auto" and not payload.is_single
 
     async def hold(self) -> None:
         """Ask for proposals, then hold the rounds that the payload and its limits allow."""

@@ -382,7 +382,7 @@ def decision_requests(
     payload: DebateJobPayload, topic: Topic, seats: Iterable[int], answers: Sequence[Answer]
 ) -> Iterator[Planned]:
     """Yield the requests that follow the rounds: ballots in text form, and those to a judge or chair."""
-    if payload.consensus == "none" or not answers:
+    if payload.consensus == "none" or payload.is_single or not answers:
         return
     shown = labeled(answers)
     if not topic.form.is_closed:

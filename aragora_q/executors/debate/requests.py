@@ -97,7 +97,7 @@ class Topic:
 
 def _shares_prefix(payload: DebateJobPayload, form: AnswerForm) -> bool:
     """Return True if the question is long enough, and an agent is asked more than once."""
-    votes = not form.is_closed and payload.consensus != "none"
+    votes = not (form.is_closed or payload.consensus == "none" or payload.is_single)
     is_asked_again = payload.max_rounds > 0 or votes or len({*payload.agents}) < len(payload.agents)
     material = "".join([payload.question, *form.options, json.dumps(form.schema)])
     tokens = len(material.encode(errors="replace")) // BYTES_PER_TOKEN + PREFIX_FRAME_TOKENS

@@ -120,6 +120,14 @@ def test_agents_that_were_not_needed():
     assert "joining on disagreement dan consensus mode" in shown(made, entries)
 
 
+def test_one_agent_has_no_rounds():
+    """Whatever number the payload names: none were to be held, so nothing ended them."""
+    made, _ = SAMPLES["agreeing"]()
+    made.payload |= {"agents": ["ann"], "rounds": 3}
+    found = dict(outcome_of(made))
+    assert found["rounds"] == "none"
+
+
 def test_without_a_vote_the_outcome_is_all_answers():
     """Consensus mode none has no verdict to report, but answers."""
     made, _ = SAMPLES["agreeing"]()
