@@ -441,9 +441,6 @@ PLOT_HEIGHT, MARGIN = 240, 30
 LEFT, RIGHT = 12.0, 96.0
 """Percent of the width between which the points are: the labels of the lines are on the left."""
 
-TURN = 0.45
-"""Share of the largest `x` after which labels are on the left of their points: there they are not cut off."""
-
 NEAR = 0.05
 """Share of the largest `x`: points that are nearer are drawn next to each other, so that all are seen."""
 
@@ -555,18 +552,31 @@ def _share_y(share: float, height: int) -> float:
 
 def _marks(points: Sequence[Point], top: float) -> list[_Mark]:
     """Return where the points are, and their labels: all labels of near points are on one side of them."""
-    marks = []
-    for group in _near(points, top):
-        share = sum(point.x for point in group) / len(group) / top
-        side = 1 if share <= TURN else -1
-        step = min(STEP, REACH / max(1, len(group) - 1))
-        first = 0.0 if side > 0 else -step * (len(group) - 1)
-        label_dx = (first if side < 0 else step * (len(group) - 1)) + side * 14
-        marks += [
-            _Mark(point, _percent(share), first + n * step, label_dx, side)
-            for n, point in enumerate(group)
-        ]
+    groups = _near(points, top)
+    places = [_percent(sum(point.x for point in group) / len(group) / top) for group in groups]
+    marks: list[_Mark] = []
+    for group, percent in zip(groups, places, strict=True):
+        others = [each for each in places if each != percent]
+        right, left = (_group_marks(group, percent, side) for side in (1, -1))
+        marks += right if _covered(right, others) <= _covered(left, others) else left
     return marks
+
+
+def _group_marks(group: Sequence[Point], percent: float, side: int) -> list[_Mark]:
+    step = min(STEP, REACH / max(1, len(group) - 1))
+    width = step * (len(group) - 1)
+    first, label_dx = (0.0, width + 14) if side > 0 else (-width, -width - 14)
+    return [
+        _Mark(point, percent, first + n * step, label_dx, side) for n, point in enumerate(group)
+    ]
+
+
+def _covered(marks: Sequence[_Mark], others: Sequence[float]) -> tuple[float, int]:
+    """Return how many pixels of labels are cut off in the narrowest drawing, and how many points they cover."""
+    begin = min(mark.extent[0] for mark in marks)
+    end = max(mark.extent[1] for mark in marks)
+    covered = sum(begin < other * LEAST_WIDTH / 100 < end for other in others)
+    return max(0, -begin, end - LEAST_WIDTH), covered
 
 
 def _near(points: Sequence[Point], top: float) -> list[list[Point]]:

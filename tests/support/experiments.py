@@ -8,7 +8,12 @@ from aragora_q.contracts import Completed, Failed, Report
 from aragora_q.experiments.notes import ARM_TAG, NOTE, Note
 from aragora_q.redis.scripts import BATCH_LIMIT
 
-ARMS = {"one": (0.6, 0.0008, 1), "samples": (0.66, 0.0041, 5), "vote": (0.7, 0.0042, 5), "debate": (0.8, 0.0044, 8)}
+ARMS = {
+    "one": (0.6, 0.0008, 1),
+    "samples": (0.66, 0.0041, 5),
+    "vote": (0.7, 0.0042, 5),
+    "debate": (0.8, 0.0044, 8),
+}
 """By name: the share of right verdicts, US dollars and calls of a debate."""
 
 OPTIONS = ["Paris", "Rome", "Oslo"]
@@ -25,7 +30,9 @@ def payload(arm, number, question, *, place=0, expected=("Paris",), options=OPTI
 
 def result(verdict, *, dissent=(), usd=0.001, calls=3, agreement=1.0, changed=()):
     """The result of a debate of three seats."""
-    seats = [{"seat": n, "agent": name, "model": "m"} for n, name in enumerate(("ann", "bob", "cyd"))]
+    seats = [
+        {"seat": n, "agent": name, "model": "m"} for n, name in enumerate(("ann", "bob", "cyd"))
+    ]
     votes = [
         {"seat": n, "agent": "ann", "answers": 3, "place": 1 + n % 3, "label": 1, "self": n == 0}
         for n in range(3)

@@ -208,7 +208,7 @@ def _point(arm: ArmResult, axis: _Axis) -> Point | None:
     if takes is None or arm.accuracy is None:
         return None
     interval = (arm.interval.low, arm.interval.high) if arm.interval else None
-    return Point(safe_text(arm.arm) or "no arm", takes, arm.accuracy, interval)
+    return Point(safe_text(arm.arm or "no arm"), takes, arm.accuracy, interval)
 
 
 def _plot(arms: Sequence[ArmResult]) -> Markup:

@@ -52,7 +52,8 @@ async def list_groups(request: Request, access: Viewer) -> Response:
 async def show_group(request: Request, access: Viewer, name: str) -> Response:
     """Return the page of one group."""
     group = await require_group(access.queue, name)
-    shown, arms = Shown(group), list[ArmJson]()
+    shown = Shown(group)
+    arms: list[ArmJson] = []
     if await _has_arms(access.queue, name):
         shown = await read_results(access, group)
         arms = arms_of(await shown.results.comparison()) if shown.results else []

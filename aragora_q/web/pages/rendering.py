@@ -30,7 +30,6 @@ from aragora_q.formats import (
     dollars_or_unknown,
     duration,
     safe_text,
-    truncate,
 )
 from aragora_q.loose import text
 from aragora_q.web.access import actor_of, auth_of, console_of
@@ -144,7 +143,8 @@ def absolute(at: float) -> str | None:
 
 def _shortened(value: Any) -> str:
     """Return any value as text that fits into a table's cell."""
-    return truncate(text(value), MAX_CELL_CHARS)
+    line = " ".join(text(value).split())
+    return line if len(line) <= MAX_CELL_CHARS else f"{line[: MAX_CELL_CHARS - 1]}…"
 
 
 def _pretty_json(value: Any) -> str:
