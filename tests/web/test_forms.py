@@ -250,7 +250,7 @@ async def test_a_debate_is_changed_and_run_again(harness, producer):
     """The form begins with what a debate was enqueued with; its experiment it leaves."""
     note = {"experiment": {"arm": "one", "number": 1}}
     payload = {
-        "question": "<b>Tea</b>?", "agents": ["ann", "bob"], "rounds": 1, "consensus": "judge", "judge": "ann",
+        "question": "<b>Tea</b>?", "agents": ["ann", "bob"], "rounds": 1, "consensus": "unanimous",
         "answer_form": "choice", "options": ["tea", "coffee"], "max_cost_usd": 0.5, "metadata": note,
     }  # fmt: skip
     labels = {"tenant": "acme", "tags": {"arm": "one", "env": "prod"}}
@@ -259,12 +259,12 @@ async def test_a_debate_is_changed_and_run_again(harness, producer):
     assert 'href="/new?from=d1"' in (await producer.get("/jobs/d1")).text
     assert "/new?from" not in (await producer.get("/jobs/n1")).text
     page = await producer.get("/new?from=d1")
-    assert "As d1, with your changes." in page.words
+    assert "with your changes. It stays as it is." in page.words
     assert page.fields("/new") == [("from", "d1")]
     values = values_of(await harness.queue.get_job("d1"))
     assert {name: value for name, value in values.items() if value} == {
-        "from": "d1", "question": "<b>Tea</b>?", "agents": "ann, bob", "rounds": "1", "consensus": "judge",
-        "judge": "ann", "debate": "auto", "answer_form": "choice", "options": "tea\ncoffee",
+        "from": "d1", "question": "<b>Tea</b>?", "agents": "ann, bob", "rounds": "1",
+        "consensus": "unanimous", "debate": "auto", "answer_form": "choice", "options": "tea\ncoffee",
         "max_cost_usd": "0.5", "priority": "3", "tenant": "acme", "tags": "env=prod",
     }  # fmt: skip
     assert "&lt;b&gt;Tea&lt;/b&gt;?</textarea>" in page.text
