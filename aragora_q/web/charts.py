@@ -1,8 +1,8 @@
-"""Charts as inline SVG: pure functions from the series of `samples.py` to markup for templates.
+"""Charts as inline SVG: pure functions from numbers, such as those of `samples.py`, to markup for templates.
 
 A chart has no style attribute and no script: classes get their colors from the section "charts" of `style.css`,
 and the drawing stretches to any width while its texts keep their size. Every chart has a summary for screen
-readers and a table of its numbers. Times are in UTC; `data-time` is for scripts.
+readers; one over time also has a table of its numbers. Times are in UTC; `data-time` is for scripts.
 """
 
 from __future__ import annotations
@@ -62,6 +62,34 @@ class Chart:
     is_gap: Sequence[bool]
     is_stacked: bool = False
     """Columns on top of each other, not lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A share from 0 to 1 of something that has a name, and what it takes."""
+
+    name: str
+    x: float
+    """Not negative."""
+    y: float
+    interval: tuple[float, float] | None = None
+    """What `y` may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Shares by what they take."""
+
+    name: str
+    """Used in ids: unique on a page."""
+    title: str
+    x_name: str
+    """What `x` is, such as `cost per question`."""
+    unit: Unit
+    """Of `x`."""
+    points: Sequence[Point]
+    empty: str
+    """What stands in its place without points."""
 
 
 def queue_charts(series: Series) -> list[Markup]:
@@ -403,3 +431,206 @@ def _interval(chart: Chart, first: int, last: int) -> str:
     form = "%b %-d %H:%M" if len(chart.times) * chart.step > DAY else "%H:%M"
     begin, end = chart.times[first], chart.times[last] + chart.step
     return _time(begin, form) + (f" to {_time(end, form)}" if last > first else "")
+
+
+# -- a scatter
+
+PLOT_HEIGHT, MARGIN = 240, 30
+"""Pixels of its drawing, if the labels fit into it, and below it, for the numbers and the name of the axis."""
+
+LEFT, RIGHT = 12.0, 96.0
+"""Percent of the width between which the points are: the labels of the lines are on the left."""
+
+NEAR = 0.05
+"""Share of the largest `x`: points that are nearer are drawn next to each other, so that all are seen."""
+
+STEP, REACH = 11, 44
+"""Pixels from one of these points to the next, and at most from the first to the last."""
+
+LABEL_HEIGHT, LABEL_CHARS, CHAR_WIDTH = 16, 14, 8
+"""Pixels from one label to the next below it, characters of the longest one, and pixels of a wide character."""
+
+LEAST_WIDTH = 330
+"""Pixels of the narrowest drawing: labels that do not overlap there do not overlap in a wider one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """Where a point and its label are: at a share of the width, and pixels from there."""
+
+    point: Point
+    percent: float
+    dx: float
+    """Of the point."""
+    label_dx: float
+    side: int
+    """1: the label begins there; -1: it ends there."""
+
+    @property
+    def label(self) -> str:
+        """The name; of a long one, its begin and its end."""
+        name, half = self.point.name, LABEL_CHARS // 2
+        return name if len(name) <= LABEL_CHARS else f"{name[: half - 1]}…{name[-half:]}"
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """The begin and end of the label in the narrowest drawing."""
+        anchor = self.percent * LEAST_WIDTH / 100 + self.label_dx
+        begin, end = sorted((anchor, anchor + self.side * CHAR_WIDTH * len(self.label)))
+        return begin, end
+
+
+def scatter(chart: Scatter) -> Markup:
+    """Return a figure with a point for each share, its interval as a bar, and its name next to it.
+
+    Names do not overlap each other at any width.
+    """
+    heading = Markup("<figcaption>{}</figcaption>").format(chart.title)
+    if not chart.points:
+        return Markup('<figure class="chart scatter">{}<p class="empty">{}</p></figure>').format(
+            heading, chart.empty
+        )
+    height = max(PLOT_HEIGHT, LABEL_HEIGHT * len(chart.points))
+    top = chart.unit.top(max(point.x for point in chart.points))
+    marks = _marks(chart.points, top)
+    rows = _label_rows(marks, height)
+    return Markup(
+        '<figure class="chart scatter">{heading}<svg role="img" aria-labelledby="{name}-title" '
+        'aria-describedby="{name}-desc" width="100%" height="{height}">'
+        '<title id="{name}-title">{title}</title><desc id="{name}-desc">{summary}</desc>'
+        "{axes}{marks}</svg></figure>"
+    ).format(
+        heading=heading,
+        name=f"chart-{chart.name}",
+        title=chart.title,
+        summary=" ".join(_point_text(chart, each) for each in chart.points),
+        height=TOP + height + MARGIN,
+        axes=_axes(chart, top, height),
+        marks=Markup("").join(
+            _drawn(mark, row, height) for mark, row in zip(marks, rows, strict=True)
+        ),
+    )
+
+
+def _point_text(chart: Scatter, point: Point) -> str:
+    between = ""
+    if point.interval is not None:
+        low, high = point.interval
+        between = f" ({low:.0%} to {high:.0%})"
+    return f"{point.name}: {point.y:.0%}{between}, {chart.x_name} {chart.unit.text(point.x)}."
+
+
+def _axes(chart: Scatter, top: float, height: int) -> Markup:
+    rows = [
+        Markup(
+            '<line class="grid" x2="100%" y1="{0}" y2="{0}"/><text class="value" y="{1}">{2:.0%}</text>'
+        ).format(y := _share_y(share, height), y - 4, share)
+        for share in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    columns = [
+        Markup('<text class="time" x="{}%" y="{}" text-anchor="{}">{}</text>').format(
+            _number(_percent(share)),
+            TOP + height + 13,
+            "end" if share == 1 else "middle",
+            chart.unit.text(share * top),
+        )
+        for share in (0, 0.5, 1)
+    ]
+    name = Markup('<text class="axis" x="{}%" y="{}" text-anchor="end">{}</text>').format(
+        _number(RIGHT), TOP + height + MARGIN - 2, chart.x_name
+    )
+    return Markup("").join([*rows, *columns, name])
+
+
+def _percent(share: float) -> float:
+    return LEFT + (RIGHT - LEFT) * share
+
+
+def _share_y(share: float, height: int) -> float:
+    return round(TOP + height * (1 - share), 1)
+
+
+def _marks(points: Sequence[Point], top: float) -> list[_Mark]:
+    """Return where the points are, and their labels: all labels of near points are on one side of them."""
+    groups = _near(points, top)
+    places = [_percent(sum(point.x for point in group) / len(group) / top) for group in groups]
+    marks: list[_Mark] = []
+    for group, percent in zip(groups, places, strict=True):
+        others = [each for each in places if each != percent]
+        right, left = (_group_marks(group, percent, side) for side in (1, -1))
+        marks += right if _covered(right, others) <= _covered(left, others) else left
+    return marks
+
+
+def _group_marks(group: Sequence[Point], percent: float, side: int) -> list[_Mark]:
+    step = min(STEP, REACH / max(1, len(group) - 1))
+    width = step * (len(group) - 1)
+    first, label_dx = (0.0, width + 14) if side > 0 else (-width, -width - 14)
+    return [
+        _Mark(point, percent, first + n * step, label_dx, side) for n, point in enumerate(group)
+    ]
+
+
+def _covered(marks: Sequence[_Mark], others: Sequence[float]) -> tuple[float, int]:
+    """Return how many pixels of labels are cut off in the narrowest drawing, and how many points they cover."""
+    begin = min(mark.extent[0] for mark in marks)
+    end = max(mark.extent[1] for mark in marks)
+    covered = sum(begin < other * LEAST_WIDTH / 100 < end for other in others)
+    return max(0, -begin, end - LEAST_WIDTH), covered
+
+
+def _near(points: Sequence[Point], top: float) -> list[list[Point]]:
+    """Return the points in groups of those that are drawn next to each other, by `x`."""
+    groups: list[list[Point]] = []
+    for point in sorted(points, key=lambda each: each.x):
+        if groups and point.x - groups[-1][0].x <= NEAR * top:
+            groups[-1].append(point)
+        else:
+            groups.append([point])
+    return groups
+
+
+def _label_rows(marks: Sequence[_Mark], height: int) -> list[float]:
+    """Return a height for each label, near its point: first pushed down from each other, then up again."""
+    rows = [_share_y(mark.point.y, height) for mark in marks]
+    order = sorted(range(len(marks)), key=lambda n: rows[n])
+    for direction, sequence, end in ((1, order, TOP), (-1, order[::-1], TOP + height - 8)):
+        placed: list[int] = []
+        for n in sequence:
+            limits = [
+                direction * rows[m] + LABEL_HEIGHT
+                for m in placed
+                if _overlap(marks[m].extent, marks[n].extent)
+            ]
+            rows[n] = direction * max(direction * rows[n], direction * float(end), *limits)
+            placed.append(n)
+    return rows
+
+
+def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
+
+
+def _drawn(mark: _Mark, row: float, height: int) -> Markup:
+    """Return a point with its bar, and its label with a line that leads to it."""
+    y, x = _number(_share_y(mark.point.y, height)), _number(mark.dx)
+    bar = Markup("")
+    if mark.point.interval is not None:
+        low, high = (_number(_share_y(each, height)) for each in mark.point.interval)
+        cap = f"M{_number(mark.dx - 4)} %sh8"
+        bar = _path("interval", [f"M{x} {high}V{low}", cap % high, cap % low])
+    return Markup(
+        '<svg x="{}%"><title>{}</title>{}{}<circle cx="{}" cy="{}" r="5"/>'
+        '<text class="name" x="{}" y="{}" text-anchor="{}">{}</text></svg>'
+    ).format(
+        _number(mark.percent),
+        f"{mark.point.name}: {mark.point.y:.0%}",
+        _path("leader", [f"M{x} {y}L{_number(mark.label_dx - mark.side * 2)} {_number(row)}"]),
+        bar,
+        x,
+        y,
+        _number(mark.label_dx),
+        _number(row + 4),
+        "start" if mark.side > 0 else "end",
+        mark.label,
+    )

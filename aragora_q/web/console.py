@@ -16,6 +16,7 @@ from aragora_q.redis.server import check_server
 from aragora_q.redis.users import EmbeddedUsers
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.feed import Feed
+from aragora_q.web.results import ResultsOfGroups
 from aragora_q.web.roles import Role
 from aragora_q.web.snapshot import ServerClock, SharedReads
 
@@ -58,6 +59,7 @@ class Console:
     """Of pages and API: cleared when something happens in the queue, or is changed here."""
     probed: SharedReads = field(default_factory=SharedReads)
     """Of probes: never cleared, so that no one can make them read more often."""
+    results: ResultsOfGroups = field(default_factory=ResultsOfGroups)
     clock: ServerClock = field(default_factory=ServerClock)
     viewer_may_write: bool | None = None
     """Whether the Redis user of the viewer may do more than read; None: Redis has not answered yet."""
@@ -87,6 +89,7 @@ async def open_console(config: QueueConfig) -> AsyncIterator[Console]:
         await stack.enter_async_context(feed.running())
         console = Console(config, roles, feed, shared)
         stack.push_async_callback(console.probed.close)
+        stack.push_async_callback(console.results.close)
         task = asyncio.create_task(_check_viewer(console), name="check-viewer")
         stack.push_async_callback(_cancel, task)
         yield console

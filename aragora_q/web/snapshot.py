@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MAX_AGE_SECONDS = 1.0
 """Oldest answer that is given to another viewer."""
 
+MAX_READS = 100
+"""Answers that are kept."""
+
 CLOCK_SECONDS = 60.0
 
 READING = ("GET", "HEAD")
@@ -30,11 +33,11 @@ class _Read(NamedTuple):
     started_at: float
     task: asyncio.Task[Any]
 
-    def serves(self, now: float) -> bool:
+    def serves(self, now: float, max_age: float) -> bool:
         """Return True if its answer may be given, or waited for; an error only to those who wait for it."""
         if self.task.done():
             is_good = not self.task.cancelled() and self.task.exception() is None
-            return is_good and now - self.started_at < MAX_AGE_SECONDS
+            return is_good and now - self.started_at < max_age
         return True
 
 
@@ -75,9 +78,10 @@ class ServerClock:
 
 
 class SharedReads:
-    """The latest answer of each read, by a name that is one of few."""
+    """The latest answer of each read, by a name; of the `most` names that were asked for last."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_age_seconds: float = MAX_AGE_SECONDS, most: int = MAX_READS) -> None:
+        self._max_age, self._most = max_age_seconds, most
         self._reads: dict[str, _Read] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -88,11 +92,14 @@ class SharedReads:
         what `read` raises.
         """
         now = time.monotonic()
-        latest = self._reads.get(name)
-        if latest is None or not latest.serves(now):
-            latest = self._reads[name] = _Read(now, asyncio.create_task(read()))
+        latest = self._reads.pop(name, None)
+        if latest is None or not latest.serves(now, self._max_age):
+            latest = _Read(now, asyncio.create_task(read()))
             self._tasks.add(latest.task)
             latest.task.add_done_callback(self._end)
+        self._reads[name] = latest
+        if len(self._reads) > self._most:
+            del self._reads[next(iter(self._reads))]
         found: T = await asyncio.shield(latest.task)
         return found
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 from playwright.sync_api import expect
-from support import shown_jobs
+from support import experiments, shown_jobs
 
 from aragora_q.base import Job
 from aragora_q.web.roles import Role
@@ -14,14 +14,16 @@ LABEL = "<img/src=x/onerror=window.ran=4>"
 TEXTS = {**shown_jobs.HOSTILE, "payload": PAYLOAD, "long": "ab" * 5_000}
 PAGES = [
     "/", "/jobs", "/jobs?group=none", "/jobs?since=x", "/jobs/disagreeing", "/jobs/dropped", "/jobs/failed",
-    "/jobs/running", "/jobs/held", "/groups", "/groups/nightly", "/workers", "/money", "/failed", "/held",
-    "/new", "/login", "/no-such-page", "/jobs/long-completed",
+    "/jobs/running", "/jobs/held", "/groups", "/groups/nightly", "/groups/cities", "/groups/cities/table",
+    "/groups/cities/compare", "/groups/cities/eval",
+    "/workers", "/money", "/failed", "/held", "/new", "/login", "/no-such-page", "/jobs/long-completed",
 ]  # fmt: skip
 HOSTILE = [f"/jobs/{name}-{end}" for name in TEXTS for end in ("failed", "completed")]
 
 
 async def fill(queue):
     session = await shown_jobs.worker(queue)
+    await experiments.fill(queue, session, "cities", 8)
     for name, text in TEXTS.items():
         await shown_jobs.add_hostile(queue, session, name, text)
     await shown_jobs.fill(queue, session)

@@ -131,6 +131,7 @@ class ConsoleOf:
 
     async def close(self):
         await self.console.shared.close()
+        await self.console.results.close()
         await self._gates.close()
 
 

@@ -46,7 +46,8 @@ async def test_each_role_has_the_rights_that_its_pages_need(harness, console):
     """A viewer's pages, a producer's form and an operator's actions send nothing that Redis denies."""
     viewer = Browser(console, Role.VIEWER)
     for address in (
-        "/groups", "/groups/nightly", "/workers", "/money?by=agent", "/failed", "/held", "/jobs/failed",
+        "/groups", "/groups/nightly", "/groups/nightly/table", "/groups/nightly/compare",
+        "/groups/nightly/eval", "/workers", "/money?by=agent", "/failed", "/held", "/jobs/failed",
     ):  # fmt: skip
         page = await viewer.get(address)
         assert page.status == 200, (address, page.words)

@@ -4,11 +4,18 @@ import asyncio
 import json
 
 import pytest
+from support import experiments
 from support.event_streams import Reader
+from support.shown_jobs import worker
 from support.web_api import ADDRESS, application, client_of, served
 
 from aragora_q.base import Job
 from aragora_q.contracts import Failed
+from aragora_q.experiments.comparison import compare
+from aragora_q.experiments.evaluation import evaluate
+from aragora_q.experiments.reading import read_rows
+from aragora_q.experiments.table import row_json
+from aragora_q.web import results
 from aragora_q.web.api import jobs
 from aragora_q.web.roles import Role
 
@@ -259,6 +266,32 @@ async def test_actions_on_many(api, harness):
         {"filter": {"grup": "g"}, "expected_count": 5}, {"ids": ["j1"], "x": 1},
     ):  # fmt: skip
         assert kind(await api.post("/jobs/cancel", json=wrong))[0] == 422, wrong
+
+
+async def test_results_of_groups(api, harness, monkeypatch):
+    """Rows as lines, of all arms or one, the comparison, and the evaluation: as the command line has them."""
+    queue = harness.queue
+    arms = {"one": (0.5, 0.001, 1), "debate": (1.0, 0.004, 6)}
+    await experiments.fill(queue, await worker(queue), "g", 10, arms)
+    table = await api.get("/groups/g/table")
+    assert table.headers["content-type"] == "application/x-ndjson"
+    lines = [json.loads(line) for line in table.text.splitlines()]
+    expected = [json.loads(json.dumps(row_json(row))) for row in await read_rows(queue, "g")]
+    assert sorted(lines, key=lambda row: row["id"]) == sorted(expected, key=lambda row: row["id"])
+    one = await api.get("/groups/g/table", params={"arm": "one"})
+    assert {json.loads(line)["arm"] for line in one.text.splitlines()} == {"one"}
+    rows = await read_rows(queue, "g")
+    comparison = (await api.get("/groups/g/comparison")).json()
+    assert comparison == json.loads(json.dumps(compare(rows).to_dict()))
+    evaluation = (await api.get("/groups/g/evaluation")).json()
+    assert evaluation == json.loads(json.dumps(evaluate(rows).to_dict()))
+    for view in ("table", "comparison", "evaluation"):
+        assert kind(await api.get(f"/groups/none/{view}")) == (404, "group-not-found", 3)
+    assert kind(await api.get("/groups/g/table", params={"arn": "one"}))[0] == 422
+    monkeypatch.setattr(results, "MAX_DEBATES", 5)
+    for view in ("comparison", "evaluation"):
+        assert kind(await api.get(f"/groups/g/{view}")) == (422, "group-too-large", 65)
+    assert len((await api.get("/groups/g/table")).text.splitlines()) == 20
 
 
 async def test_pages_of_groups(api, harness):

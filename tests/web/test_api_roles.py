@@ -13,6 +13,7 @@ from aragora_q.web.roles import Role
 DEBATE = {"question": "Tea or coffee?", "agents": ["demo:bold", "demo:careful"]}
 READS = [
     "/jobs", "/jobs?group=g&since=1h", "/jobs/d", "/jobs/d?wait=0.01", "/jobs/d/debate", "/groups", "/groups/g",
+    "/groups/g/table", "/groups/g/comparison", "/groups/g/evaluation",
     "/stats", "/workers", "/spend", "/providers", "/budgets", "/budgets/day",
 ]  # fmt: skip
 CHANGES = [

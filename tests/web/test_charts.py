@@ -9,7 +9,7 @@ from support.paths import ROOT
 from aragora_q.redis.keys import SAMPLED_COUNTERS
 from aragora_q.samples import BUCKETS, Sample, Samples
 from aragora_q.web import charts
-from aragora_q.web.charts import Chart, Line, queue_charts, render
+from aragora_q.web.charts import Chart, Line, Point, Scatter, queue_charts, render, scatter
 
 SVG = "{http://www.w3.org/2000/svg}"
 BEGIN = 1_800_000_000
@@ -173,3 +173,59 @@ def test_the_style_sheet_has_every_class():
         for name in names.split()
     }
     assert [name for name in sorted(drawn) if f".chart .{name}" not in sheet] == []
+
+
+def plot(*points):
+    """A scatter as a tree, its labels as rectangles at a width in pixels, and its points there."""
+    figure = parse(scatter(Scatter("s", "Accuracy", "cost", charts.USD, points, "nothing")))
+
+    def at(width, kind):
+        places = []
+        for mark in figure.iter(f"{SVG}svg"):
+            if not (mark.get("x") or "").endswith("%"):
+                continue
+            left = float(mark.get("x")[:-1]) * width / 100
+            circle, text = mark.find(f"{SVG}circle"), mark.find(f"{SVG}text")
+            if kind == "point":
+                places.append((left + float(circle.get("cx")), float(circle.get("cy"))))
+                continue
+            anchor, length = left + float(text.get("x")), 7.2 * len(text.text)
+            begin = anchor if text.get("text-anchor") == "start" else anchor - length
+            places.append((begin, begin + length, float(text.get("y"))))
+        return places
+
+    return figure, at
+
+
+ARMS = [
+    [("one", 0.001, 0.6), ("samples", 0.004, 0.7), ("vote", 0.0041, 0.7), ("debate", 0.0042, 0.7)],
+    [(f"arm-{n}-of-a-very-long-name-that-ends-{n}", 0, 0.5) for n in range(20)],
+    [(f"a{n}", n % 7 / 7, n / 30) for n in range(30)],
+    [("x" * 48, 1, 1), ("y" * 48, 0.5, 1), ("z" * 48, 0, 1), ("w" * 48, 1, 0)],
+]
+
+
+@pytest.mark.parametrize("width", [330, 700, 1300])
+@pytest.mark.parametrize("arms", ARMS, ids=["usual", "equal", "many", "long"])
+def test_labels_of_a_scatter_do_not_overlap(arms, width):
+    """At any width, no name is over another or cut off, and no two points are at one place."""
+    _, at = plot(*(Point(name, x, y, (y, y)) for name, x, y in arms))
+    labels, points = at(width, "label"), at(width, "point")
+    assert len(labels) == len(arms)
+    for n, (begin, end, y) in enumerate(labels):
+        assert begin >= 0
+        assert end <= width
+        for other_begin, other_end, other_y in labels[:n]:
+            assert abs(y - other_y) >= 14 or end <= other_begin or other_end <= begin
+    assert len({(round(x, 1), y) for x, y in points}) == len(arms)
+
+
+def test_a_scatter_says_its_numbers():
+    """Its description has each share, its interval and what it takes; a name is text, whatever it is."""
+    figure, _ = plot(Point("<b>", 0.002, 0.75, (0.5, 0.9)), Point("no interval", 0, 1))
+    described = figure.find(f"{SVG}svg/{SVG}desc").text
+    assert "<b>: 75% (50% to 90%), cost $0.0020." in described
+    assert "no interval: 100%, cost $0." in described
+    assert "style=" not in str(ET.tostring(figure))
+    empty = parse(scatter(Scatter("s", "Accuracy", "cost", charts.USD, [], "nothing yet")))
+    assert empty.find("p").text == "nothing yet"

@@ -5,7 +5,9 @@ import re
 import pytest
 
 from aragora_q import JobFilter
+from aragora_q.base import Job
 from aragora_q.errors import ConfigError, RedisUnreachable
+from aragora_q.web.pages.new import values_of
 from aragora_q.web.roles import Role
 
 PRICE = {"input_usd_per_million": 1, "output_usd_per_million": 10}
@@ -242,3 +244,49 @@ async def test_a_forged_id_is_no_key(harness, producer):
     answer = await producer.post("/new", {**enqueue_of(page, DEBATE), "quoted_id": "a:payload"})
     assert answer.status == 422
     assert await jobs_of(harness) == []
+
+
+async def test_a_debate_is_changed_and_run_again(harness, producer):
+    """The form begins with what a debate was enqueued with; its experiment it leaves."""
+    note = {"experiment": {"arm": "one", "number": 1}}
+    payload = {
+        "question": "<b>Tea</b>?", "agents": ["ann", "bob"], "rounds": 1, "consensus": "unanimous",
+        "answer_form": "choice", "options": ["tea", "coffee"], "max_cost_usd": 0.5, "metadata": note,
+    }  # fmt: skip
+    labels = {"tenant": "acme", "tags": {"arm": "one", "env": "prod"}}
+    await harness.queue.enqueue(Job(payload, id="d1", group="g", priority=3, **labels))
+    await harness.queue.enqueue(Job({"n": 1}, id="n1"))
+    assert 'href="/new?from=d1"' in (await producer.get("/jobs/d1")).text
+    assert "/new?from" not in (await producer.get("/jobs/n1")).text
+    page = await producer.get("/new?from=d1")
+    assert "with your changes. It stays as it is." in page.words
+    assert page.fields("/new") == [("from", "d1")]
+    values = values_of(await harness.queue.get_job("d1"))
+    assert {name: value for name, value in values.items() if value} == {
+        "from": "d1", "question": "<b>Tea</b>?", "agents": "ann, bob", "rounds": "1",
+        "consensus": "unanimous", "debate": "auto", "answer_form": "choice", "options": "tea\ncoffee",
+        "max_cost_usd": "0.5", "priority": "3", "tenant": "acme", "tags": "env=prod",
+    }  # fmt: skip
+    assert "&lt;b&gt;Tea&lt;/b&gt;?</textarea>" in page.text
+    quoted = await producer.post("/new", values, step="quote")
+    assert "Enqueue for about" in quoted.words
+    assert ("from", "d1") in quoted.fields("/new")
+    assert (await producer.get("/new?from=n1")).status == 422
+    assert (await producer.get("/new?from=none")).status == 404
+    assert (await producer.get("/new?from=%00")).status == 404
+
+
+@pytest.mark.parametrize("form", [{"type": "object"}, 7, None, ["x"]])
+async def test_any_debate_can_be_changed(harness, producer, form):
+    """Whatever another client wrote into a debate, the form is shown."""
+    payload = {
+        "question": "Why?",
+        "agents": [1, {"a": 2}],
+        "answer_form": form,
+        "rounds": [1],
+        "options": {},
+    }
+    await harness.queue.enqueue(Job(payload, id="d1"))
+    page = await producer.get("/new?from=d1")
+    assert page.status == 200
+    assert "Why?</textarea>" in page.text

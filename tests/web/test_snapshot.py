@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from aragora_q.web import snapshot
 from aragora_q.web.snapshot import ClearAfterChanges, SharedReads
 
 
@@ -36,15 +35,23 @@ async def test_viewers_share_one_read():
     assert await shared.get("other", source.read) == 2
 
 
-async def test_an_old_answer_is_not_given(monkeypatch):
+async def test_an_old_answer_is_not_given():
     """An answer is not given when it is older than a second, or when something was changed since."""
     shared, source = SharedReads(), Source()
     source.may_answer.set()
     assert await shared.get("stats", source.read) == 1
     shared.clear()
     assert await shared.get("stats", source.read) == 2
-    monkeypatch.setattr(snapshot, "MAX_AGE_SECONDS", 0)
+    shared = SharedReads(max_age_seconds=0)
     assert await shared.get("stats", source.read) == 3
+    assert await shared.get("stats", source.read) == 4
+
+
+async def test_the_answers_that_were_asked_for_last_are_kept():
+    """Beyond the most, the answer is forgotten that was asked for the longest time ago."""
+    shared, source = SharedReads(most=2), Source()
+    source.may_answer.set()
+    assert [await shared.get(name, source.read) for name in "abacab"] == [1, 2, 1, 3, 1, 4]
 
 
 async def test_an_error_is_not_kept():

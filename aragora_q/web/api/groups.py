@@ -1,18 +1,26 @@
-"""Groups: list, show, seal, cancel."""
+"""Groups: list, show, seal, cancel, and what came out: rows, comparison, evaluation."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Response
+from fastapi.responses import StreamingResponse
 from pydantic import Field
+from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from aragora_q import views
 from aragora_q.base import Group
+from aragora_q.experiments.comparison import ComparisonJson
+from aragora_q.experiments.evaluation import Evaluation
+from aragora_q.experiments.reading import iterate_rows
+from aragora_q.experiments.table import row_json
 from aragora_q.intake.checks import create_follower
 from aragora_q.intake.jobs import default_fields
 from aragora_q.labels import check_labels
+from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Operator, Producer, Viewer
 from aragora_q.web.api.jobs import viewer_queue
 from aragora_q.web.api.routing import (
@@ -26,6 +34,8 @@ from aragora_q.web.api.routing import (
     takes_reason,
 )
 from aragora_q.web.lookup import require_group
+from aragora_q.web.media import NDJSON
+from aragora_q.web.problems import NO_STORE
 
 router = new_router("groups")
 
@@ -71,6 +81,12 @@ class Seal(Strict):
     then: dict[str, Any] | None = None
 
 
+class TableQuery(Strict):
+    """The query of a table."""
+
+    arm: str | None = Field(None, description="The name of an arm")
+
+
 @router.get("/groups", response_model=Groups, responses=described())
 async def list_groups(access: Viewer, query: Annotated[GroupsQuery, Query()]) -> Response:
     """List groups, newest first."""
@@ -85,6 +101,48 @@ async def get_group(access: Viewer, name: str) -> Response:
     """Return a group with what its jobs spent, as `group show`."""
     group = await require_group(access.queue, name)
     return answer(await views.group_spent_json(access.gates, group))
+
+
+@router.get(
+    "/groups/{name}/table",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {NDJSON: {"schema": {"type": "string"}}}},
+        **described(),
+    },
+)
+async def get_table(
+    access: Viewer, name: str, query: Annotated[TableQuery, Query()]
+) -> StreamingResponse:
+    """Return a line for each debate of a group, or of one arm, as `table --format jsonl`, but in any order."""
+    await require_group(access.queue, name)
+    return StreamingResponse(
+        _lines(access.queue, name, query.arm), media_type=NDJSON, headers=NO_STORE
+    )
+
+
+async def _lines(queue: RedisStreamsQueue, name: str, arm: str | None) -> AsyncIterator[bytes]:
+    async for row in iterate_rows(queue, name):
+        if arm in (None, row.arm):
+            yield to_json(row_json(row), inf_nan_mode="null") + b"\n"
+
+
+@router.get("/groups/{name}/comparison", response_model=ComparisonJson, responses=described())
+async def get_comparison(access: Viewer, name: str) -> Response:
+    """Compare the arms of a group, as `compare --json`. The group has at most 2,000 jobs."""
+    results, _ = await access.console.results.of(
+        access.queue, await require_group(access.queue, name)
+    )
+    return answer((await results.comparison()).to_dict())
+
+
+@router.get("/groups/{name}/evaluation", response_model=Evaluation, responses=described())
+async def get_evaluation(access: Viewer, name: str) -> Response:
+    """Evaluate the arms of a group, as `eval --json`. The group has at most 2,000 jobs."""
+    results, _ = await access.console.results.of(
+        access.queue, await require_group(access.queue, name)
+    )
+    return answer((await results.evaluation()).to_dict())
 
 
 @router.post(

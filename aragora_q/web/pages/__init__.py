@@ -8,6 +8,7 @@ from aragora_q.web.pages import (
     actions,
     controls,
     events,
+    experiments,
     failed,
     groups,
     held,
@@ -22,6 +23,7 @@ from aragora_q.web.pages import (
 
 router = APIRouter(include_in_schema=False)
 for page in (
-    overview, jobs, job, groups, workers, money, failed, held, new, actions, controls, events, login,
+    overview, jobs, job, groups, experiments, workers, money, failed, held, new, actions, controls, events,
+    login,
 ):  # fmt: skip
     router.include_router(page.router)

@@ -1,19 +1,27 @@
-"""The pages of groups: all of them with progress and cost, and one with its jobs by status."""
+"""The pages of groups: all of them with progress and cost, and one with its arms, and its jobs by status."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from aragora_q.base import Group, JobStatus
 from aragora_q.errors import AragoraQError
+from aragora_q.experiments.notes import ARM_TAG
 from aragora_q.gates.spending import Spending, Spent
+from aragora_q.labels import JobFilter
+from aragora_q.loose import mapping
 from aragora_q.web.access import Access, Viewer
 from aragora_q.web.lookup import require_group
+from aragora_q.web.pages.experiments import Shown, arms_of, read_results
 from aragora_q.web.pages.forms import query_number
 from aragora_q.web.pages.rendering import render
+
+if TYPE_CHECKING:
+    from aragora_q.experiments.comparison import ArmJson
+    from aragora_q.streams.queue import RedisStreamsQueue
 
 router = APIRouter()
 
@@ -44,15 +52,28 @@ async def list_groups(request: Request, access: Viewer) -> Response:
 async def show_group(request: Request, access: Viewer, name: str) -> Response:
     """Return the page of one group."""
     group = await require_group(access.queue, name)
+    shown = Shown(group)
+    arms: list[ArmJson] = []
+    if await _has_arms(access.queue, name):
+        shown = await read_results(access, group)
+        arms = arms_of(await shown.results.comparison()) if shown.results else []
     return render(
         request,
         "group.html",
         now=await access.queue.tracker.server_time(),
-        group=group,
+        **shown.context(""),
         **_progress(group),
+        arms=arms,
         counts=[(status, number) for status, number in group.counts.items() if number],
         spent=(await _spent(access, [group])).get(name),
     )
+
+
+async def _has_arms(queue: RedisStreamsQueue, name: str) -> bool:
+    """Return True if a group is an experiment, as far as its newest jobs show: other groups are not read."""
+    newest = await queue.find_page(JobFilter(group=name), "", PAGE)
+    labels = await queue.tracker.labels(newest.ids)
+    return any(ARM_TAG in mapping(each.get("tags")) for each in labels.values())
 
 
 def _progress(group: Group) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from fastapi.responses import Response
 from aragora_q import codec
 from aragora_q.base import EnqueueResult, Job, new_job_id
 from aragora_q.errors import AragoraQError, ConfigError, InvalidPayload
+from aragora_q.experiments.notes import ARM_TAG, note_of
 from aragora_q.formats import dollars, dollars_or_unknown
 from aragora_q.intake.bulk import BulkSummary, LineChecker
 from aragora_q.intake.checks import APPROVE_ABOVE, NO_THRESHOLDS, check_seats, take_thresholds
@@ -28,10 +29,14 @@ from aragora_q.intake.jobs import create_job
 from aragora_q.intake.quoter import Quoted, Quoter
 from aragora_q.job import CONSENSUS_MODES, DEBATE_MODES, SERVICE_TIERS
 from aragora_q.labels import check_labels
+from aragora_q.loose import text, texts
 from aragora_q.moments import parse_duration
+from aragora_q.report import is_debate
 from aragora_q.web.access import Producer
+from aragora_q.web.lookup import require_job
 from aragora_q.web.pages.forms import Form
 from aragora_q.web.pages.rendering import command_line, redirect, render
+from aragora_q.web.roles import Role
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -43,8 +48,12 @@ router = APIRouter()
 FIELDS = (
     "question", "agents", "rounds", "consensus", "judge", "answer_form", "options", "schema", "debate",
     "max_cost_usd", "approve_above_usd", "service_tier", "priority", "delay", "group", "tenant", "tags", "id",
+    "from",
 )  # fmt: skip
-"""The fields of the form."""
+"""The fields of the form. `from` is the debate that it began with."""
+
+DEFAULTS = {"rounds": "3", "consensus": "majority", "answer_form": "text", "debate": "auto"}
+"""What the fields of a debate are if it has them not."""
 
 ANSWER_FORMS = ("text", "choice", "number", "boolean", "schema")
 
@@ -142,10 +151,10 @@ class Draft:
 
     def _tags(self) -> dict[str, str]:
         tags: dict[str, str] = {}
-        for text in names_of(self.values["tags"]):
-            name, equals, value = text.partition("=")
+        for tag in names_of(self.values["tags"]):
+            name, equals, value = tag.partition("=")
             if not equals:
-                self.note("tags", f"{text!r:.60} is not NAME=VALUE")
+                self.note("tags", f"{tag!r:.60} is not NAME=VALUE")
             tags[name] = value
         return tags
 
@@ -199,14 +208,39 @@ class Ready:
 
 @router.get("/new")
 async def new_debate(request: Request, access: Producer) -> Response:
-    """Return the blank form."""
-    defaults = {
-        "agents": ", ".join(access.queue.config.default_agents), "rounds": "3", "consensus": "majority",
-        "answer_form": "text", "debate": "auto",
-    }  # fmt: skip
+    """Return the form: blank, or with what the debate that `from` names was enqueued with."""
+    if job_id := request.query_params.get("from"):
+        job = await require_job(access.console.roles[Role.VIEWER].queue, job_id)
+        if not is_debate(job):
+            raise InvalidPayload(f"job {job_id} is not a debate: it cannot be changed here")
+        return _page(request, access, Draft(values_of(job)))
+    defaults = DEFAULTS | {"agents": ", ".join(access.queue.config.default_agents)}
     given = {name: request.query_params.get(name, "") for name in ("question", "group", "tenant")}
     values = dict.fromkeys(FIELDS, "") | defaults | {n: v for n, v in given.items() if v}
     return _page(request, access, Draft(values))
+
+
+def values_of(job: Job) -> dict[str, str]:
+    """Return what the form has for a debate as it was enqueued, whatever a client wrote into it.
+
+    A debate of an experiment leaves it: its group and the tag of its arm are not taken over.
+    """
+    payload, form = job.payload, job.payload.get("answer_form", "text")
+    is_schema = isinstance(form, dict)
+    values = {name: text(payload.get(name)) for name in FIELDS}
+    values |= {name: text(payload.get(name, value)) for name, value in DEFAULTS.items()}
+    return values | {
+        "agents": ", ".join(texts(payload.get("agents"))),
+        "answer_form": "schema" if is_schema else text(form),
+        "schema": json.dumps(form, indent=2, ensure_ascii=False) if is_schema else "",
+        "options": "\n".join(texts(payload.get("options"))),
+        "priority": str(job.priority or ""),
+        "group": "" if note_of(payload) else job.group or "",
+        "tenant": job.tenant or "",
+        "tags": ", ".join(f"{name}={each}" for name, each in job.tags.items() if name != ARM_TAG),
+        "id": "",
+        "from": job.id,
+    }
 
 
 @router.post("/new")

@@ -31,12 +31,16 @@ from aragora_q.formats import (
     duration,
     safe_text,
 )
+from aragora_q.loose import text
 from aragora_q.web.access import actor_of, auth_of, console_of
 from aragora_q.web.roles import Role
 
 FLASH_COOKIE = "aragora_q_flash"
 FLASH_SECONDS = 60
 MAX_FLASH_CHARS = 500
+
+MAX_CELL_CHARS = 300
+"""Characters of a text in a table."""
 
 
 def render(
@@ -137,6 +141,12 @@ def absolute(at: float) -> str | None:
         return None
 
 
+def _shortened(value: Any) -> str:
+    """Return any value as text that fits into a table's cell."""
+    line = " ".join(text(value).split())
+    return line if len(line) <= MAX_CELL_CHARS else f"{line[: MAX_CELL_CHARS - 1]}…"
+
+
 def _pretty_json(value: Any) -> str:
     """Return a value that was read from JSON, as JSON in lines."""
     return to_json(value, indent=2).decode()
@@ -184,6 +194,7 @@ def _environment() -> Environment:
         "money": dollars_or_unknown,
         "duration": duration,
         "count": count,
+        "shortened": _shortened,
         "pretty_json": _pretty_json,
         "query": _query,
         "path_part": lambda text: quote(str(text), safe=""),

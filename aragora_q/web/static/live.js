@@ -14,6 +14,7 @@
   let stream = null;
   let refreshTimer = 0;
   let reopenTimer = 0;
+  let againTimer = 0;
   let refreshing = null; // AbortController of the refresh that is under way
   let isDirty = false; // an event came while a refresh was under way
   let lastRefresh = Date.now();
@@ -97,6 +98,7 @@
         revealControls();
         countChecked();
         tick();
+        again();
         say(stream?.readyState === EventSource.OPEN ? "Live" : "Up to date");
       }
     } catch {
@@ -118,6 +120,13 @@
       refreshTimer = 0;
       refresh();
     }, least + Math.random() * pause * 0.2);
+  }
+
+  // A page with results of some seconds ago says after how many more it can show newer ones.
+  function again() {
+    clearTimeout(againTimer);
+    const seconds = Number(page()?.dataset.again);
+    if (seconds) againTimer = setTimeout(soon, seconds * 1_000);
   }
 
   // Stream
@@ -225,5 +234,6 @@
       if (stream?.readyState !== EventSource.OPEN && Date.now() - lastRefresh > POLL_MS) soon();
     }, POLL_MS / 2);
     open();
+    again();
   }
 })();
