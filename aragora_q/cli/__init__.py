@@ -4,7 +4,8 @@ A command is a module of this package. It defines a function of its name, or a T
 `budget`, `config`, `group`, `models` and `providers` (with an underscore appended if the name is a Python
 builtin), and EPILOG, the examples and exit codes at the end of its help. The module is imported when the
 command is called; `--help` reads only COMMANDS. Commands never import each other; they share `options`,
-`output`, `filters`, `selection`, `bulk`, `quoter`, `quotes`, `views` and `waiting`. Called by `__main__`.
+`output`, `filters`, `group_rows`, `selection`, `bulk`, `quoter`, `quotes`, `views` and `waiting`. Called by
+`__main__`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ COMMANDS = {
     "hold": "Keep jobs from starting until they are unheld.",
     "unhold": "Let held jobs run.",
     "group": "List, show, seal and cancel groups of jobs.",
+    "table": "Write the debates of a group as CSV, JSON lines, Markdown.",
+    "compare": "Show arms of an experiment side by side.",
     "requeue": "Run failed or cancelled jobs again.",
     "pause": "Stop starting jobs; running jobs continue.",
     "resume": "Start jobs of a paused queue again.",

@@ -9,6 +9,7 @@ import typer
 
 from aragora_q.base import Group, Job, JobStatus
 from aragora_q.cli import SETTINGS, options, output
+from aragora_q.cli.group_rows import GroupName
 from aragora_q.cli.options import (
     CODES,
     AsJson,
@@ -39,19 +40,6 @@ def _group() -> None:
     A job enters a group with `enqueue --group`. A group exists from its first job until its last one
     is purged. It is open until it is sealed, and ends when it is sealed and no job is live.
     """
-
-
-def _check_name(name: str) -> str:
-    from aragora_q.labels import check_labels
-
-    check_labels(name, None, {})
-    return name
-
-
-Name = Annotated[
-    str,
-    typer.Argument(metavar="G", show_default=False, callback=_check_name, help="Name of a group."),
-]
 
 
 @group.command(
@@ -119,7 +107,7 @@ def _row(found: Group, now: float) -> tuple[str, ...]:
 async def show(
     queue: RedisStreamsQueue,
     *,
-    name: Name,
+    name: GroupName,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the name.")] = False,
 ) -> None:
@@ -147,7 +135,7 @@ async def _require_group(queue: RedisStreamsQueue, name: str) -> Group:
 def seal(
     load: LoadConfig,
     *,
-    name: Name,
+    name: GroupName,
     then: Annotated[
         str | None,
         typer.Option(
@@ -231,7 +219,7 @@ def _follower_text(found: Group) -> str:
 def cancel(
     load: LoadConfig,
     *,
-    name: Name,
+    name: GroupName,
     reason: Reason = "",
     dry_run: DryRun = False,
     yes: Yes = False,

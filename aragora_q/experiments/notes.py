@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from aragora_q.loose import mapping
+from aragora_q.loose import mapping, whole
 
 NOTE = "experiment"
 """The field of a debate's `metadata`."""
@@ -26,10 +26,15 @@ class Note(NamedTuple):
     """The place of the question in its file, from 1."""
     expected: tuple[Any, ...] = ()
     """The verdicts that are right; empty: that is not known."""
+    place: int = 0
+    """The place of the arm among those that were swept with it, from 1; 0: not known. It is the order of
+    tables: jobs that are enqueued together have the same time."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the note as JSON data."""
         note: dict[str, Any] = {"arm": self.arm, "number": self.number}
+        if self.place:
+            note["place"] = self.place
         return {**note, "expected": list(self.expected)} if self.expected else note
 
 
@@ -39,4 +44,4 @@ def note_of(payload: Mapping[str, Any]) -> Note | None:
     arm, number, expected = note.get("arm"), note.get("number"), note.get("expected", [])
     if not isinstance(arm, str) or type(number) is not int or not isinstance(expected, list):
         return None
-    return Note(arm, number, tuple(expected))
+    return Note(arm, number, tuple(expected), whole(note.get("place")))

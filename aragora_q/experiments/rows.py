@@ -7,16 +7,22 @@ come from another version or another program.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from aragora_q.answer_form import AnswerForm
 from aragora_q.base import Job, JobStatus
-from aragora_q.errors import AragoraQError
-from aragora_q.experiments.notes import note_of
+from aragora_q.errors import AragoraQError, InvalidPayload, did_you_mean
+from aragora_q.experiments.notes import ARM_TAG, note_of
 from aragora_q.loose import mapping, mappings, number_or_none, text, whole
+from aragora_q.report import is_debate
+
+FORMS = 256
+"""Answer forms that are kept at once, because checking a schema takes longer than reading a result."""
 
 
 class Cast(NamedTuple):
@@ -41,7 +47,11 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A debate of a group. Of a job that is not one, only `id`, `status`, `error` and `tags` are known."""
+    """A debate of a group. Of a job that is not one, only `id`, `status`, `error` and `tags` are known.
+
+    Verdict, dissent, changes and ballots are those of completed debates; cost, calls and tokens are known of
+    failed ones, too, if they have a partial result.
+    """
 
     id: str
     arm: str
@@ -55,6 +65,8 @@ class Row:
     """Why the job failed, or what went wrong in a debate that completed."""
     is_closed: bool = False
     """True if two answers agree exactly when their keys are equal; else they may differ in wording only."""
+    choices: Sequence[str] = ()
+    """The keys that a verdict can have, of a choice or a boolean; empty: they are not limited."""
     verdict: Any = None
     """None if there is none: no answer won, the debate has not completed, or no vote was held."""
     key: str | None = None
@@ -65,12 +77,13 @@ class Row:
     """The verdicts that are right; empty: that is not known."""
     is_right: bool | None = None
     """Whether the verdict is one that is expected; a completed or failed debate without a verdict is not
-    right. None: nothing is expected, or the debate has not ended so."""
+    right. None: nothing is expected, no vote was to be held, or the debate has not ended so."""
     is_consensus: bool | None = None
+    """None if there was no vote."""
     agreement: float | None = None
     """The share of the seats behind the verdict; None if there was no vote."""
     dissent: Sequence[str] = ()
-    """Other verdicts that seats hold or voted for."""
+    """Verdicts other than the one that won, which seats hold or voted for."""
     rounds: int = 0
     abstentions: int = 0
     cost_usd: float | None = None
@@ -88,18 +101,30 @@ class Row:
     """The ballots of a vote that was held: none if the votes were known without asking."""
     models: Sequence[str] = ()
     """The models of its seats, without repetitions."""
+    is_corrupted: bool = False
+    """True if the job's data in Redis cannot be read; `error` says why."""
+
+    @property
+    def is_debate(self) -> bool:
+        """False for a job that is no debate, or is corrupted: nothing of it can be counted."""
+        return bool(self.question)
 
 
 def row_of(job: Job) -> Row:
     """Return the row of a job, as far as it is known."""
+    if not is_debate(job):
+        return Row(job.id, "", 0, "", job.status, job.tags, job.error or "")
     payload, result = job.payload, mapping(job.result)
     note = note_of(payload)
+    expected = note.expected if note else ()
     usage = mapping(result.get("token_usage"))
     form = _form_of(payload)
-    verdict = result.get("verdict") if job.status is JobStatus.COMPLETED else None
+    is_complete, has_vote = job.status is JobStatus.COMPLETED, payload.get("consensus") != "none"
+    verdict = result.get("verdict") if is_complete else None
     key = _key(form, verdict)
-    right = {each for value in (note.expected if note else ()) if (each := _key(form, value))}
-    has_ended = job.status in (JobStatus.COMPLETED, JobStatus.FAILED)
+    right = {each for value in expected if (each := _key(form, value)) is not None}
+    has_ended = is_complete or job.status is JobStatus.FAILED
+    is_counted = is_complete and has_vote
     return Row(
         id=job.id,
         arm=note.arm if note else "",
@@ -107,35 +132,90 @@ def row_of(job: Job) -> Row:
         question=text(payload.get("question")),
         status=job.status,
         tags=job.tags,
-        error=job.error or text(result.get("error")),
+        error=_error(job, result),
         is_closed=form.is_closed,
+        choices=("false", "true") if form.kind == "boolean" else form.options,
         verdict=verdict,
         key=key,
-        answer=text(result.get("final_answer")),
-        expected=note.expected if note else (),
-        is_right=key in right if right and has_ended else None,
-        is_consensus=result.get("consensus_reached") is True if verdict is not None else None,
-        agreement=number_or_none(result.get("confidence")) if verdict is not None else None,
-        dissent=[text(each.get("verdict")) for each in mappings(result.get("dissent"))],
+        answer=text(result.get("final_answer")) if is_complete else "",
+        expected=expected,
+        is_right=key in right if right and has_ended and has_vote else None,
+        is_consensus=result.get("consensus_reached") is True if is_counted else None,
+        agreement=number_or_none(result.get("confidence")) if is_counted else None,
+        dissent=list(_dissent(result)) if verdict is not None else (),
         rounds=whole(result.get("rounds_used")),
-        abstentions=whole(result.get("abstentions")),
+        abstentions=whole(result.get("abstentions")) if is_counted else 0,
         cost_usd=number_or_none(result.get("cost_usd")),
         unpriced_calls=whole(result.get("unpriced_calls")),
         taken_over=whole(result.get("taken_over")),
         calls=whole(usage.get("requests")),
         tokens=whole(usage.get("input_tokens")) + whole(usage.get("output_tokens")),
         seconds=number_or_none(result.get("duration_seconds")),
-        changes=list(_changes(form, result, right)),
-        cast=list(_cast(result)),
-        models=list(
-            dict.fromkeys(text(each.get("model")) for each in mappings(result.get("seats")))
-        ),
+        changes=list(_changes(form, result, right)) if is_complete else (),
+        cast=list(_cast(result)) if is_counted else (),
+        models=list(_models(result)),
     )
 
 
+def row_of_corrupted(job_id: str, status: JobStatus, tags: Mapping[str, str], error: str) -> Row:
+    """Return the row of a job whose data cannot be read; the arm is that of its tag."""
+    return Row(job_id, tags.get(ARM_TAG, ""), 0, "", status, tags, error, is_corrupted=True)
+
+
+def of_arms(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
+    """Return the rows of these arms.
+
+    Raises:
+        InvalidPayload: no row is of one of them.
+    """
+    known = dict.fromkeys(row.arm for row in rows)
+    for arm in arms:
+        if arm not in known:
+            names = ", ".join(filter(None, known))
+            raise InvalidPayload(
+                f"no arm {arm!r:.100} in the group; "
+                + (f"its arms are {names:.1000}" if names else "its debates have no arms"),
+                hint=did_you_mean(arm, list(known)),
+            )
+    return [row for row in rows if row.arm in arms]
+
+
+def by_question(rows: Iterable[Row]) -> dict[tuple[str, int], dict[str, Row]]:
+    """Return the rows of each question by arm, in the order of the rows; of jobs that are debates.
+
+    A question is its text, whatever its place in the file was when an arm was swept. Where an arm has the same
+    text at several places, as with other options, the number tells them apart. If an arm has a question twice,
+    because it was written in another way before, the row that comes later counts.
+    """
+    rows = [row for row in rows if row.is_debate]
+    numbers: dict[tuple[str, str], set[int]] = {}
+    for row in rows:
+        numbers.setdefault((row.arm, row.question), set()).add(row.number)
+    repeated = {question for (_, question), found in numbers.items() if len(found) > 1}
+    questions: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in rows:
+        number = row.number if row.question in repeated else 0
+        questions.setdefault((row.question, number), {})[row.arm] = row
+    return questions
+
+
+def _error(job: Job, result: Mapping[str, Any]) -> str:
+    """Return what went wrong; an error of a job that completed is that of an attempt before."""
+    if job.status is JobStatus.COMPLETED:
+        return text(result.get("error"))
+    return job.error or text(result.get("error"))
+
+
 def _form_of(payload: Mapping[str, Any]) -> AnswerForm:
+    return _parse_form(
+        json.dumps([payload.get("answer_form", "text"), payload.get("options")], sort_keys=True)
+    )
+
+
+@lru_cache(FORMS)
+def _parse_form(fields: str) -> AnswerForm:
     with suppress(AragoraQError):
-        return AnswerForm.parse(payload.get("answer_form", "text"), payload.get("options"))
+        return AnswerForm.parse(*json.loads(fields))
     return AnswerForm()
 
 
@@ -160,6 +240,16 @@ def _changes(form: AnswerForm, result: Mapping[str, Any], right: set[str]) -> It
 
 def _cast(result: Mapping[str, Any]) -> Iterator[Cast]:
     for each in mappings(result.get("votes")):
-        if (answers := whole(each.get("answers"))) > 1:
-            place, label = whole(each.get("place")), whole(each.get("label"))
+        answers, place, label = (whole(each.get(name)) for name in ("answers", "place", "label"))
+        if answers > 1 and 1 <= place <= answers and 1 <= label <= answers:
             yield Cast(answers, place, label, each.get("self") is True)
+
+
+def _dissent(result: Mapping[str, Any]) -> Iterator[str]:
+    for each in mappings(result.get("dissent")):
+        yield text(each.get("verdict"))
+
+
+def _models(result: Mapping[str, Any]) -> dict[str, None]:
+    models = [text(each.get("model")) for each in mappings(result.get("seats"))]
+    return dict.fromkeys(filter(None, models))

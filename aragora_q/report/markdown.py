@@ -52,6 +52,11 @@ def render(report: Report) -> str:
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
+def render_table(table: Table) -> str:
+    """Return a table alone as Markdown."""
+    return f"{_table(table)}\n"
+
+
 def _section(section: Section) -> Iterator[str]:
     yield f"## {_inline(section.title)}"
     for block in section.blocks:
