@@ -313,7 +313,9 @@ class DebateResult:
     votes: list[dict[str, Any]] = field(default_factory=list)
     """One per seat that joined: `seat`, `agent`, `model`, `group` (an index of `groups`; None: abstained or
     dropped out), `confidence` (0 to 100 or None), `weight`, `self` (for its own answer), `implied` (known
-    without asking), `reason`."""
+    without asking), `reason`; and of its ballot, None without one: `answers` (how many it chose from),
+    `place` (of its choice in the order in which it saw them, from 1), `label` (the place of its choice's
+    label in alphabetical order, from 1)."""
     by_model: dict[str, Any] = field(default_factory=dict)
     """The vote with one voice per model: `models`, `consensus_reached`, `confidence`, `verdict`."""
     abstentions: int = 0

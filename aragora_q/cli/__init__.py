@@ -4,7 +4,7 @@ A command is a module of this package. It defines a function of its name, or a T
 `budget`, `config`, `group`, `models` and `providers` (with an underscore appended if the name is a Python
 builtin), and EPILOG, the examples and exit codes at the end of its help. The module is imported when the
 command is called; `--help` reads only COMMANDS. Commands never import each other; they share `options`,
-`output`, `filters`, `group_rows`, `selection`, `bulk`, `quoter`, `quotes`, `views` and `waiting`. Called by
+`output`, `debates`, `filters`, `group_rows`, `selection`, `sweeping`, `bulk`, `quotes` and `waiting`. Called by
 `__main__`.
 """
 
@@ -29,6 +29,7 @@ from aragora_q.errors import AragoraQError, validation_rule
 
 COMMANDS = {
     "enqueue": "Enqueue a debate, or many jobs from JSON lines.",
+    "sweep": "Enqueue a file of questions by arms, quoted as a whole.",
     "worker": "Run a worker until it receives SIGTERM.",
     "status": "Show jobs in full.",
     "show": "Render a debate: verdict, votes, dissent, rounds, cost.",

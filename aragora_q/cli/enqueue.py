@@ -10,7 +10,8 @@ import typer
 
 from aragora_q.base import new_job_id
 from aragora_q.cli import options, output
-from aragora_q.cli.options import Agents, AsJson, LoadConfig, Quiet, Timeout, with_config
+from aragora_q.cli.debates import with_debate_fields
+from aragora_q.cli.options import AsJson, LoadConfig, Quiet, Timeout, with_config
 from aragora_q.errors import AragoraQError, InvalidPayload, NotDurable, TryAgain
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ Exit codes:
 
 
 @with_config
+@with_debate_fields
 def enqueue(
     load: LoadConfig,
     *,
@@ -51,84 +53,7 @@ def enqueue(
             help="Question; or JSON lines: *.json, *.jsonl, - (stdin).",
         ),
     ],
-    agents: Agents = None,
-    rounds: Annotated[
-        int | None,
-        typer.Option("--rounds", metavar="N", help="Rounds at most, 0 to 20. [default: 3]"),
-    ] = None,
-    consensus: Annotated[
-        str | None,
-        typer.Option(
-            "--consensus",
-            metavar="MODE",
-            help="majority (default), supermajority, unanimous, weighted, judge, synthesis, any or none.",
-        ),
-    ] = None,
-    judge: Annotated[
-        str | None,
-        typer.Option(
-            "--judge", metavar="NAME", help="Agent that decides (judge) or writes (synthesis)."
-        ),
-    ] = None,
-    weights: Annotated[
-        list[Any] | None,
-        typer.Option(
-            "--weight",
-            metavar="NAME=NUMBER",
-            parser=options.parse_weight,
-            help="Weight, with mode weighted; repeatable. [default: 1]",
-        ),
-    ] = None,
-    answer_form: Annotated[
-        Any,
-        typer.Option(
-            "--answer-form",
-            metavar="FORM",
-            parser=options.parse_answer_form,
-            help="text, choice, number, boolean, JSON schema, or @FILE.",
-        ),
-    ] = None,
-    choices: Annotated[
-        list[Any] | None,
-        typer.Option(
-            "--options",
-            metavar="A,B,…",
-            parser=options.parse_texts,
-            help="The possible answers (form choice); or a JSON list.",
-        ),
-    ] = None,
-    debate: Annotated[
-        str | None,
-        typer.Option(
-            "--debate",
-            metavar="MODE",
-            help="Rounds: auto (default: if they help), always, never.",
-        ),
-    ] = None,
-    escalate: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--escalate", metavar="A,B,…", help="Agents that join if the others disagree."
-        ),
-    ] = None,
-    max_answer_words: Annotated[
-        int | None,
-        typer.Option(
-            "--max-answer-words", metavar="N", help="Length of answers asked for. [default: 200]"
-        ),
-    ] = None,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-tokens", metavar="N", help="Most tokens of all calls. [default: no limit]"
-        ),
-    ] = None,
-    max_cost: Annotated[
-        float | None,
-        typer.Option(
-            "--max-cost", metavar="USD", help="Most that all calls may cost. [default: no limit]"
-        ),
-    ] = None,
+    fields: dict[str, Any],
     approve_above: Annotated[
         float | None,
         typer.Option(
@@ -145,25 +70,6 @@ def enqueue(
         bool,
         typer.Option("--quote", help="Only show what it will take and cost; -q: only USD."),
     ] = False,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            "--resume",
-            metavar="MODE",
-            help="If models have changed: continue (default), strict.",
-        ),
-    ] = None,
-    transcript: Annotated[
-        bool, typer.Option("--transcript", help="Include every reply in the result.")
-    ] = False,
-    service_tier: Annotated[
-        str | None,
-        typer.Option(
-            "--service-tier",
-            metavar="TIER",
-            help="flex (half price, slow), priority, default or auto.",
-        ),
-    ] = None,
     metadata: Annotated[
         Any,
         typer.Option(
@@ -171,14 +77,6 @@ def enqueue(
             metavar="JSON",
             parser=options.parse_object,
             help="Data to keep with the job: a JSON object, or @FILE.",
-        ),
-    ] = None,
-    job_timeout: Annotated[
-        float | None,
-        typer.Option(
-            "--job-timeout",
-            metavar="SECONDS",
-            help="Time limit of the debate. [default: none]",
         ),
     ] = None,
     job_id: Annotated[
@@ -267,24 +165,8 @@ def enqueue(
         raise typer.BadParameter(
             "--timeout requires --wait; to limit the debate, use --job-timeout"
         )
-    fields = {
-        "agents": options.split_names(agents) or None,
-        "rounds": rounds,
-        "consensus": consensus,
-        "judge": judge,
-        "weights": options.by_name(weights, "--weight") or None,
-        "answer_form": "choice" if choices and answer_form is None else answer_form,
-        "options": [text for each in choices or [] for text in each] or None,
-        "debate": debate,
-        "escalate": options.split_names(escalate) or None,
-        "max_answer_words": max_answer_words,
-        "max_tokens": max_tokens,
-        "max_cost_usd": max_cost,
-        "resume": resume,
-        "transcript": transcript or None,
-        "service_tier": service_tier,
+    job_fields = {
         "metadata": metadata,
-        "timeout_seconds": job_timeout,
         "priority": priority,
         "delay_seconds": delay,
         "max_attempts": max_attempts,
@@ -292,7 +174,7 @@ def enqueue(
         "tenant": tenant,
         "tags": options.by_name(tags, "--tag") or None,
     }
-    given = {name: value for name, value in fields.items() if value is not None}
+    given = {**fields, **{name: value for name, value in job_fields.items() if value is not None}}
     settings = load(durability=durability)
     if "agents" not in given and (default_agents := options.default_agents(load, settings)):
         given["agents"] = default_agents

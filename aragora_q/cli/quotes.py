@@ -37,6 +37,7 @@ class Total:
         self.unpriced = 0
         """Debates without a known price."""
         self.first_unpriced = ""
+        self.unpriced_agents: dict[str, None] = {}
         self.priced_usd = 0.0
         """What the others are expected to cost."""
         self.debates = 0
@@ -63,13 +64,27 @@ class Total:
         else:
             self.unpriced += 1
             self.first_unpriced = self.first_unpriced or f"line {number}: {quoted.no_price}"
+            self.unpriced_agents |= dict.fromkeys(quoted.unpriced)
 
-    def to_dict(self, refused: int) -> dict[str, Any]:
+    @property
+    def no_price(self) -> str:
+        """Which prices are not known; empty if all are."""
+        if not self.unpriced:
+            return ""
+        of = f"{self.unpriced:,} of {output.count(self.quoted, 'debate')}"
+        why = f"{of}, the first on {self.first_unpriced}"
+        if len(self.unpriced_agents) > 1:
+            why += f"; agents without a price: {', '.join(self.unpriced_agents):.300}"
+        if self.unpriced < self.quoted:
+            why += f"; the others: {dollars(self.priced_usd)} expected"
+        return why
+
+    def to_dict(self) -> dict[str, Any]:
         """Return the sum as JSON data."""
         return {
             "quoted": self.quoted,
-            "refused": refused,
             "unpriced": self.unpriced,
+            "unpriced_agents": list(self.unpriced_agents),
             "least": asdict(self.least),
             "expected": asdict(self.expected),
             "most": asdict(self.most),
@@ -141,27 +156,23 @@ async def quote_lines(
 
 def _print_total(quoter: Quoter, total: Total, refused: int, *, as_json: bool, quiet: bool) -> None:
     if as_json:
-        output.json_line({"sum": total.to_dict(refused)})
-        return
-    why = ""
-    if total.unpriced:
-        of = f"{total.unpriced:,} of {output.count(total.quoted, 'debate')}"
-        why = f"{of}, the first on {total.first_unpriced}"
-        if total.unpriced < total.quoted:
-            why += f"; the others: {dollars(total.priced_usd)} expected"
-    if quiet:
-        _print_usd(total.expected.usd, why)
-        return
-    if not total.quoted:
+        output.json_line({"sum": {**total.to_dict(), "refused": refused}})
+    elif quiet:
+        _print_usd(total.expected.usd, total.no_price)
+    elif not total.quoted:
         output.info("no debate was quoted")
-        return
-    basis = quoter.basis(total.debates, total.agents_without_history)
+    else:
+        print_total(total, quoter.basis(total.debates, total.agents_without_history))
+
+
+def print_total(total: Total, basis: str) -> None:
+    """Print the sum of the quotes of at least one debate, and what it is based on."""
     if total.debates and total.without_history:
         basis += f"; {total.without_history:,} on the form of the debate: no history of its agents"
     if total.expected.seconds:
         basis += "; time: one debate after another"
     name = f"Quote of {output.count(total.quoted, 'debate')}"
-    _print(_headline(name, total), total, why, basis)
+    _print(_headline(name, total), total, total.no_price, basis)
 
 
 def _print_usd(usd: float | None, why: str) -> None:

@@ -64,6 +64,10 @@ class TableConfig(BaseModel):
         return _plain(value, cls.model_fields[info.field_name or ""])
 
 
+NOT_ASKED_WITH = {"model", "base_url", "api_key_env", "provider", "fallback"}
+"""Settings of an agent that say who is asked, not how."""
+
+
 class AgentConfig(TableConfig):
     """An agent of the `[agents]` table: a model, how to reach it, and how to ask it.
 

@@ -142,7 +142,7 @@ def _sort_keys(keys: QueueKeys, names: list[str], report: IntegrityReport) -> _F
     for key in names:
         kind, _, name = key.removeprefix(keys.queue_prefix).partition(":")
         group, _, part = name.partition(":")
-        if key in keys.types or (kind == "worker" and name):
+        if key in keys.types or (kind in ("worker", "experiment") and name):
             continue
         if kind == "job" and name:
             job_ids.append(_job_of(name))

@@ -22,6 +22,8 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 | `groups`                   | zset   | group name by time of its first job, ms                       |
 | `group:<g>`                | hash   | counts of a group's jobs by status, its seal, its end, its `then` |
 | `group:<g>:then`           | string | payload of the job to enqueue when the group has ended        |
+| `experiment:<g>`           | hash   | by id, which agents each debate of an experiment was enqueued with |
+|                            |        | (a digest), also of deleted ones; `agents:<digest>`: JSON of them |
 | `counters`                 | hash   | lifetime totals by transition and cause, last reap and purge  |
 | `durations`                | hash   | completed jobs by the buckets (`DURATION_BOUNDS`) of their last |
 |                            |        | attempt's time and of the time since their enqueue: `5 12`;    |
@@ -90,6 +92,9 @@ CALL_TTL_MS = 86_400_000
 COUNTER_MS = 172_800_000
 """How long the counter of a budget is kept after its window: calls of the window are settled late."""
 
+EXPERIMENT_DAYS = 400
+"""How long what an experiment enqueued is known after its last enqueue."""
+
 HISTORY_DAYS = 90
 """How long what calls took is kept after the last debate of its queue."""
 
@@ -124,6 +129,7 @@ LUA_CONSTANTS: dict[str, str | int | float] = {
     "SPEND_MS": SPEND_DAYS * 86_400_000,
     "CALL_TTL_MS": CALL_TTL_MS,
     "COUNTER_MS": COUNTER_MS,
+    "EXPERIMENT_MS": EXPERIMENT_DAYS * 86_400_000,
     "HISTORY_MS": HISTORY_DAYS * 86_400_000,
     "HISTORY_DEBATES": HISTORY_DEBATES,
     "MAX_HISTORY_ROWS": MAX_HISTORY_ROWS,
@@ -292,6 +298,9 @@ class QueueKeys:
 
     def group(self, name: str) -> str:
         return f"{self.queue_prefix}group:{name}"
+
+    def experiment(self, group: str) -> str:
+        return f"{self.queue_prefix}experiment:{group}"
 
     def members(self, label: str) -> str:
         return f"{self.queue_prefix}members:{label}"

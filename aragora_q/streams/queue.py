@@ -55,6 +55,7 @@ from aragora_q.gates.spending import Spending
 from aragora_q.history import CallHistory
 from aragora_q.job import check_job
 from aragora_q.labels import JobFilter, decode_labels, encode_labels
+from aragora_q.loose import json_object
 from aragora_q.money import MICROS
 from aragora_q.redis import replies
 from aragora_q.redis.connection import FAILOVER_SECONDS, Connection
@@ -85,7 +86,13 @@ class EnqueueFields(NamedTuple):
     labels: str
     hold: bytes = b""
     """Why the job is held until someone approves it; empty: it is not."""
+    agents: bytes = b""
+    """What its experiment records of it: a digest of its agents, a space, and JSON that says what they are;
+    empty: it is not of an experiment."""
 
+
+NOT_STORED = ("hold", "agents")
+"""Fields that the job that follows a group does not have."""
 
 EnqueueItem = tuple[str, EnqueueFields]
 """One item of an `enqueue.lua` call: the key of the job's hash, and the job's fields."""
@@ -222,10 +229,11 @@ class RedisStreamsQueue(WorkQueue):
             raise error
         return outcomes
 
-    def check(self, job: Job, *, hold: str = "") -> EnqueueItem:
+    def check(self, job: Job, *, hold: str = "", agents: str = "") -> EnqueueItem:
         """Return `job` as `enqueue` would send it now; nothing is sent.
 
-        `hold` is why it is to be held, from the start, until someone approves it with `unhold`.
+        `hold` is why it is to be held, from the start, until someone approves it with `unhold`. `agents` is
+        what the experiment that is the job's group records of it; see `recorded_agents`.
 
         Raises:
             InvalidPayload: the job breaks a rule, or its payload is larger than `max_payload_bytes`.
@@ -248,6 +256,7 @@ class RedisStreamsQueue(WorkQueue):
             max_attempts,
             encode_labels(job),
             hold[:MAX_ERROR_CHARS].encode(errors="replace"),
+            agents.encode(),
         )
 
     async def get_status(self, job_id: str) -> JobStatus | None:
@@ -325,6 +334,27 @@ class RedisStreamsQueue(WorkQueue):
     async def get_statuses(self, job_ids: Sequence[str]) -> Mapping[str, str | None]:
         return await self.tracker.get_statuses(job_ids)
 
+    async def recorded_agents(
+        self, group: str, job_ids: Sequence[str]
+    ) -> dict[str, Mapping[str, Any]]:
+        """Return what an experiment has recorded of its debates' agents, by id; others are left out.
+
+        The record of a job is written when the job is created, and kept when it is deleted, until
+        EXPERIMENT_DAYS after the last enqueue of its experiment.
+        """
+        key, ids = self._keys.experiment(group), list(job_ids)
+        if not ids:
+            return {}
+        digests = await self.connection.execute("HMGET", key, *ids)
+        names = [f"agents:{replies.text(each)}" for each in {*digests} - {None}]
+        texts = await self.connection.execute("HMGET", key, *names) if names else []
+        agents = {name: json_object(text) for name, text in zip(names, texts, strict=True)}
+        return {
+            job_id: agents[f"agents:{replies.text(digest)}"]
+            for job_id, digest in zip(ids, digests, strict=True)
+            if digest is not None
+        }
+
     async def count_held(self) -> int:
         return int(await self.connection.execute("ZCARD", self._keys.held))
 
@@ -363,7 +393,11 @@ class RedisStreamsQueue(WorkQueue):
             "seal",
             group=group,
             retention_ms=self.config.retention_ms,
-            **{f"then_{name}": value for name, value in stored._asdict().items() if name != "hold"},
+            **{
+                f"then_{name}": value
+                for name, value in stored._asdict().items()
+                if name not in NOT_STORED
+            },
         )
         if result == b"unknown":
             raise GroupNotFound(group, self.config.queue)

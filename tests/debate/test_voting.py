@@ -277,3 +277,21 @@ async def test_one_review_of_three_is_no_consensus(seat_scripted_agents, run_deb
     _, _, result = await run_debate(agents=THREE, rounds=1, consensus="unanimous")
     assert result["ended_by"] == "unchanged"
     assert any(isinstance(task, Vote) for task in agents["bob"].asked)
+
+
+async def test_a_ballot_says_where_its_choice_was_shown(seat_scripted_agents, run_debate):
+    """Place in the order shown and of its label in alphabetical order, and among how many; null if implied."""
+    agents = seat_scripted_agents(**{name: saying(name, choice="bob") for name in THREE})
+    _, _, result = await run_debate(agents=THREE, rounds=0)
+    for row in result["votes"]:
+        [ballot] = [each for each in agents[row["agent"]].asked if isinstance(each, Vote)]
+        labels = list(ballot.answers)
+        label = label_of(ballot, "bob")
+        expected = (3, labels.index(label) + 1, sorted(labels).index(label) + 1)
+        assert (row["answers"], row["place"], row["label"]) == expected
+    assert {row["place"] for row in result["votes"]} == {1, 2, 3}
+    seat_scripted_agents(**{name: saying("tea") for name in THREE})
+    _, _, result = await run_debate(agents=THREE, rounds=0)
+    for row in result["votes"]:
+        assert row["implied"]
+        assert {row["answers"], row["place"], row["label"]} == {None}

@@ -16,7 +16,7 @@ SINGLE_KEYS = {
     *LANES, *TERMINAL, "delayed", "held", "counters", "control", "workers", "events", "bell", "labels",
     "groups", "durations", "samples:minute", "samples:hour",
 }  # fmt: skip
-KEYS_BY_NAME = ("worker", "group", "members")
+KEYS_BY_NAME = ("worker", "group", "members", "experiment")
 COMPACT_BYTES = 64
 
 

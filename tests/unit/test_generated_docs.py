@@ -72,10 +72,10 @@ def test_every_exit_code_is_documented():
 
 @pytest.mark.parametrize("name", gen_docs.commands())
 def test_the_help_of_each_command_fits_a_screen(name):
-    """At most 80 columns and 45 lines, with an example; `enqueue` has one for each field of a job."""
+    """At most 80 columns and 45 lines, with an example; those with an option for each field of a debate have more."""
     text = gen_docs.help_of(name, gen_docs.commands()[name])
     assert max(map(len, text.splitlines())) <= 80, text
-    assert len(text.splitlines()) <= (69 if name == "enqueue" else 45)
+    assert len(text.splitlines()) <= (69 if name in ("enqueue", "sweep", "eval") else 45)
     assert "\n  Examples:\n" in text
 
 

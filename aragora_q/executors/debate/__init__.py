@@ -19,6 +19,7 @@ from aragora_q.config.settings import QueueConfig
 from aragora_q.context import Executor, current_attempt
 from aragora_q.executors.debate.agents import (
     AgentRegistry,
+    agent_settings,
     check_agents,
     check_prices,
     choose_agents,
@@ -49,6 +50,7 @@ __all__ = [
     "least_costs",
     "only_model",
     "quote_of",
+    "settings_of",
 ]
 
 
@@ -125,6 +127,20 @@ def agents_without_price(payload: Mapping[str, Any], config: QueueConfig) -> lis
 
     """
     return without_price(DebateJobPayload.from_dict(payload).all_agents, config)
+
+
+def settings_of(
+    payload: Mapping[str, Any], config: QueueConfig
+) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Return the agents in the JSON of a debate, and what is configured of each, as `agent_settings` says.
+
+    Raises:
+        InvalidPayload: a field breaks a rule, or a name is unknown.
+
+    """
+    names = DebateJobPayload.from_dict(payload).all_agents
+    tier = payload.get("service_tier")
+    return names, {name: agent_settings(name, config, tier) for name in dict.fromkeys(names)}
 
 
 def approval_above(

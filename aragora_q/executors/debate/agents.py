@@ -8,14 +8,17 @@ extra and which API key an agent needs; `llm/` and `local/` are imported when an
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from hashlib import sha256
 from importlib.util import find_spec
+from typing import Any
 
 from pydantic import ValidationError
 
-from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.config.settings import NOT_ASKED_WITH, AgentConfig, QueueConfig
 from aragora_q.errors import (
     AgentUnavailable,
     AragoraQError,
@@ -98,6 +101,25 @@ def has_tier(names: Iterable[str], service_tier: str, config: QueueConfig) -> bo
 
     """
     return any(config_of(n, config, service_tier).service_tier == service_tier for n in names)
+
+
+def agent_settings(name: str, config: QueueConfig, service_tier: str | None) -> dict[str, Any]:
+    """Return what is configured of an agent and may change its replies, in jobs of `service_tier`.
+
+    `model`, `settings` (those that are not at their default; never an address or a key), and `rest`, a digest
+    of its address and fallbacks.
+
+    Raises:
+        InvalidPayload: the name is unknown.
+
+    """
+    agent = config_of(name, config, service_tier)
+    rest = json.dumps([agent.base_url, agent.fallback])
+    return {
+        "model": agent.model,
+        "settings": agent.model_dump(mode="json", exclude=NOT_ASKED_WITH, exclude_defaults=True),
+        "rest": sha256(rest.encode()).hexdigest()[:12],
+    }
 
 
 def agent_price(name: str, config: QueueConfig, service_tier: str | None = None) -> Price | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from aragora_q import codec, loose
 from aragora_q.executors.debate.answers import Answers
@@ -32,6 +32,17 @@ SHORTENED_CHARS = (2_000, 200, 0)
 """Lengths to which the reasons of other answers are shortened, in turn, if a result is too large."""
 
 
+class Choice(NamedTuple):
+    """Where a voter saw the answer that it chose."""
+
+    answers: int
+    """How many answers it chose from."""
+    place: int
+    """The place of the chosen one in the order shown, from 1."""
+    label: int
+    """The place of its label in the alphabetical order of the labels shown, from 1."""
+
+
 @dataclass(frozen=True)
 class SeatVote:
     """A seat's vote for an option: an answer, by the first seat that gave it."""
@@ -39,7 +50,8 @@ class SeatVote:
     option: int
     confidence: int | None = None
     reason: str = ""
-    is_implied: bool = False
+    choice: Choice | None = None
+    """None: the vote is implied."""
 
 
 class Outcome:
@@ -343,7 +355,9 @@ class Outcome:
                     "confidence": None if vote is None else vote.confidence,
                     "weight": self._weight(seat),
                     "self": vote is not None and vote.option == self._source.option_of(seat),
-                    "implied": vote is not None and vote.is_implied,
+                    "implied": vote is not None and vote.choice is None,
+                    **dict.fromkeys(Choice._fields),
+                    **(vote.choice._asdict() if vote and vote.choice else {}),
                     "reason": "" if vote is None else vote.reason,
                 }
             )

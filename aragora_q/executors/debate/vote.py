@@ -11,7 +11,7 @@ from aragora_q.errors import AgentUnavailable, PermanentError
 from aragora_q.executors.debate import quote
 from aragora_q.executors.debate.answers import Answers, Claims, SeatsByLabel, label_of
 from aragora_q.executors.debate.limits import SHOWN_BYTES, Limits, Plan
-from aragora_q.executors.debate.outcome import Outcome, SeatVote
+from aragora_q.executors.debate.outcome import Choice, Outcome, SeatVote
 from aragora_q.executors.debate.participants import Participants, Phase
 from aragora_q.executors.debate.replies import Value
 from aragora_q.executors.debate.requests import Answer, Synthesize, Topic, Vote
@@ -71,16 +71,10 @@ class Election:
             return self._own_votes(), []
         if self._are_decisive:
             return self._votes_by_reviews()
-        found = {
-            seat: value for seat, value in (await self._ballots()).items() if value is not None
-        }
-        if self._seats.incomplete and not found:
+        votes, claims = await self._ballots()
+        if self._seats.incomplete and not votes:
             return self._votes_by_reviews()
-        votes = {
-            seat: SeatVote(value["choice"], value["confidence"], value["reason"])
-            for seat, value in found.items()
-        }
-        return votes, self._answers.claims(value["same_as"] for value in found.values())
+        return votes, claims
 
     def _own_votes(self) -> Votes:
         return self._implied({seat: seat for seat in self._answers.by_seat})
@@ -95,20 +89,28 @@ class Election:
 
     def _implied(self, chosen: Mapping[int, int | None]) -> Votes:
         options = {seat: self._answers.option_of(choice) for seat, choice in chosen.items()}
-        return {
-            seat: SeatVote(option, is_implied=True)
-            for seat, option in options.items()
-            if option is not None
-        }
+        return {seat: SeatVote(option) for seat, option in options.items() if option is not None}
 
-    async def _ballots(self) -> dict[int, Value | None]:
+    async def _ballots(self) -> tuple[Votes, Claims]:
+        """Ask each seat for its vote; return the votes by seat, and what the voters say about equal answers."""
         phase, requests, names = Phase("vote"), {}, {}
         size = await self._reserve(phase)
         for seat in self._seats.active:
             names[seat] = self._answers.draw_labels("vote", self._options, seat)
             shown = self._shown(names[seat], phase, seat, size)
             requests[seat] = Vote(self._topic, shown)
-        return await self._seats.ask_all(phase, requests, names)
+        replies = await self._seats.ask_all(phase, requests, names)
+        found = {seat: value for seat, value in replies.items() if value is not None}
+        votes = {
+            seat: SeatVote(
+                value["choice"],
+                value["confidence"],
+                value["reason"],
+                _choice(value["choice"], requests[seat], names[seat]),
+            )
+            for seat, value in found.items()
+        }
+        return votes, self._answers.claims(value["same_as"] for value in found.values())
 
     async def _judge(self, groups: Sequence[Sequence[int]]) -> int | None:
         """Return the group that the judge picks with the answers in one order and in the reverse order.
@@ -185,3 +187,8 @@ class Election:
                 raise
             self._seats.abstained[self._outsider] = str(error)
             return None
+
+
+def _choice(option: int, request: Vote, names: SeatsByLabel) -> Choice:
+    label, labels = label_of(option, names), list(request.answers)
+    return Choice(len(labels), labels.index(label) + 1, sorted(labels).index(label) + 1)

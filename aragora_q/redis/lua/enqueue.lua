@@ -3,11 +3,13 @@
 -- include: groups holds
 -- keys: stream_high stream_normal stream_low delayed held completed failed cancelled counters events bell labels groups
 -- args: max_backlog
--- each job: id payload priority delay_ms max_attempts labels hold
+-- each job: id payload priority delay_ms max_attempts labels hold agents
 -- returns: per job: created | exists | full | sealed (its group takes no more jobs) | refused (too large, or not
 -- numbers: not sent by this client)
 --
--- `hold`, if it is not empty, is why the job waits for an approval; it is held at once.
+-- `hold`, if it is not empty, is why the job waits for an approval; it is held at once. `agents`, if it is not
+-- empty, is a digest of a debate's agents, a space, and what it is the digest of: the job is of an experiment,
+-- which its group names, and is recorded there.
 
 local capacity = math.huge
 if tonumber(max_backlog) > 0 then
@@ -37,6 +39,9 @@ local function exists(job, id)
   return not is_free(job, id, found % 2 == 1, job_labels)
 end
 
+-- The records of experiments outlive their jobs, so that a debate that was deleted is not taken for a new one.
+local records = {}  -- by key: fields and values
+
 local held_ids, waiting = {}, 0
 
 local function create(job, id, payload, priority, delay_ms, max_attempts, _, hold)
@@ -52,12 +57,12 @@ local function create(job, id, payload, priority, delay_ms, max_attempts, _, hol
   held_ids[#held_ids + 1] = id
 end
 
--- Jobs get their labels before they are created, so that a failure in between leaves no job without them. From the
--- first job with labels on, jobs are therefore created after the loop.
+-- Jobs get their labels and records before they are created, so that a failure in between leaves no job without them.
+-- From the first job with labels on, jobs are therefore created after the loop.
 local results, created, labeled, uncreated = {}, {}, {}, {}
 for n = 1, items do
-  local job, id, payload, priority, delay_ms, max_attempts, job_labels, hold = item(n)
-  if #payload > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
+  local job, id, payload, priority, delay_ms, max_attempts, job_labels, hold, agents = item(n)
+  if #payload + #agents > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
     or not (tonumber(priority) and tonumber(delay_ms) and tonumber(max_attempts)) then
     results[n] = 'refused'
   elseif uncreated[id] or exists(job, id) then
@@ -70,6 +75,13 @@ for n = 1, items do
     if job_labels ~= '' then
       labeled[#labeled + 1] = id
       labeled[#labeled + 1] = job_labels
+      local group = agents ~= '' and string.match(job_labels, '^group:(%S+)')
+      local digest, description = string.match(agents, '^(%S+) (.*)$')
+      if group and digest then
+        local key = queue_prefix .. 'experiment:' .. group
+        records[key] = records[key] or {}
+        for _, each in ipairs({id, digest, 'agents:' .. digest, description}) do table.insert(records[key], each) end
+      end
     end
     if #labeled == 0 then
       create(item(n))
@@ -82,6 +94,14 @@ for n = 1, items do
   end
 end
 if #labeled > 0 then get_groups().label(labeled) end
+for key, fields in pairs(records) do
+  local reply = redis.pcall('HSET', key, unpack(fields))
+  if type(reply) == 'table' then  -- a key of another type
+    get_groups().unlabel(labeled)
+    error(reply)
+  end
+  redis.call('PEXPIRE', key, text(EXPERIMENT_MS))
+end
 for _, n in ipairs(uncreated) do create(item(n)) end
 count('enqueued', #created)
 count('held', #held_ids)

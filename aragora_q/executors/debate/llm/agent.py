@@ -28,7 +28,7 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models import ModelRequestParameters
 
-from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.config.settings import NOT_ASKED_WITH, AgentConfig, QueueConfig
 from aragora_q.errors import AgentUnavailable, PermanentError
 from aragora_q.executors.debate import prompts
 from aragora_q.executors.debate.consensus import stable_hash
@@ -127,11 +127,10 @@ class ModelAgent:
         self.max_output_tokens = config.max_tokens
         self.larger_output_tokens = larger_output(config.max_tokens)
         self.call_timeout_seconds = config.call_seconds
-        unnamed = {"model", "base_url", "api_key_env", "provider", "fallback"}
-        configured = config.model_dump(mode="json", exclude=unnamed)
+        configured = config.model_dump(mode="json", exclude=NOT_ASKED_WITH)
         self.settings = stable_hash(_text_of({**configured, "served by": self.served_by()}))
         self.own_settings: Mapping[str, Any] = config.model_dump(
-            mode="json", exclude=unnamed, exclude_defaults=True
+            mode="json", exclude=NOT_ASKED_WITH, exclude_defaults=True
         )
         self._streams = config.stream
         self._structured = models.best_structure(self._model, config)

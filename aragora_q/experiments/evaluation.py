@@ -1,0 +1,520 @@
+"""How good the arms of an experiment are: each number, with its formula and where it is from.
+
+Used by the command `eval` and by the console. A debate is *counted* if it is known whether it is right: its
+question has expected verdicts, and it completed or failed; one that failed or has no verdict is not right.
+Pure but for `inference`; must not know how results are laid out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from operator import itemgetter
+from statistics import fmean, median
+from typing import Any
+
+from aragora_q.base import JobStatus
+from aragora_q.experiments import inference
+from aragora_q.experiments.inference import Interval
+from aragora_q.experiments.rows import Cast, Change, Row
+from aragora_q.formats import count, dollars
+from aragora_q.money import USD_DIGITS
+
+BINS = 10
+"""Of a calibration, as many as Guo et al. have by default."""
+
+LEVEL = 0.05
+"""Adjusted p-values below it count as a difference."""
+
+OVERCONFIDENT = 0.1
+"""Mean agreement above accuracy by more than this is pointed out."""
+
+UNEQUAL = 1.5
+"""Costs per question that differ by this factor are pointed out."""
+
+MAX_NAMED = 3
+"""Pairs of arms that one sentence names."""
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Counted debates whose agreement is above `low`, up to `high`."""
+
+    low: float
+    high: float
+    debates: int
+    agreement: float | None
+    """The mean of their agreement; None without any."""
+    accuracy: float | None
+    """The share of them that is right."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far agreement is from the share of right verdicts, if it is read as their probability.
+
+    Agreement is the share of seats behind the verdict; of a single seat it is always 1.
+    """
+
+    debates: int
+    """Counted debates with a verdict and an agreement."""
+    agreement: float
+    """The mean of their agreement."""
+    accuracy: float
+    """The share of them that is right."""
+    ece: float
+    """Expected calibration error: over the bins, the mean of |accuracy - agreement|, weighted by debates (Guo
+    et al. 2017, equation 3). 0 is best."""
+    bins: list[Bin]
+    """Ten, of equal width; 1/10 belongs to the first one."""
+
+
+@dataclass(frozen=True)
+class Flips:
+    """What the rounds did to the seats' answers, over all counted debates."""
+
+    seats: int
+    """First answers: seats times debates."""
+    first_right: int
+    right_to_wrong: int
+    wrong_to_right: int
+    first_accuracy: float
+    """`first_right` / `seats`: what the agents know alone."""
+    last_accuracy: float
+    """The same of the seats' answers at the end of the debate, before any vote. A seat that dropped out keeps
+    its answer."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How often ballots chose the answer in a certain place, and how often chance does."""
+
+    ballots: int
+    chosen: int
+    rate: float
+    """`chosen` / `ballots`."""
+    chance: float
+    """The mean of 1 / (answers shown), over the same ballots."""
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """An arm of an experiment. None: not known."""
+
+    arm: str | None
+    """None: debates that are not of an experiment."""
+    debates: int
+    completed: int
+    failed: int
+    cancelled: int
+    live: int
+    """Debates that have not ended."""
+    answered: int
+    """Debates with a verdict."""
+    counted: int
+    """Debates that are known to be right or not."""
+    right: int
+    """Those whose verdict is one that is expected."""
+    accuracy: float | None
+    """`right` / `counted`."""
+    interval: Interval | None
+    """Of the accuracy, over questions."""
+    cost_usd: float | None
+    """The sum of all known prices."""
+    cost_per_question_usd: float | None
+    """The mean cost of the debates that ended and whose calls all have a known price."""
+    unpriced_calls: int
+    """Calls that are in no cost."""
+    taken_over: int
+    """Calls that another debate paid; they are in no cost."""
+    calls: int
+    calls_per_question: float | None
+    """The mean of the debates that completed or failed."""
+    tokens: int
+    median_seconds: float | None
+    """Running time of completed debates."""
+    p90_seconds: float | None
+    """The same, the 90th percentile by nearest rank: 90 % took no longer."""
+    agreement: float | None
+    """The mean agreement of debates with a verdict."""
+    calibration: Calibration | None
+    flips: Flips | None
+    abstentions: int
+    """Seats that backed no answer, over all debates."""
+    label: Rate | None
+    """Ballots for the answer with the alphabetically first label; None: no ballot was asked for."""
+    place: Rate | None
+    """Ballots for the answer that was shown first."""
+    own: Rate | None
+    """Ballots for the voter's own answer. A voter may have good reasons for it."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two arms, on the questions on which both are counted."""
+
+    arm: str | None
+    baseline: str | None
+    questions: int
+    both_right: int
+    only_arm: int
+    """Questions on which only `arm` is right."""
+    only_baseline: int
+    neither: int
+    difference: float | None
+    """Accuracy of `arm` - accuracy of `baseline` = (`only_arm` - `only_baseline`) / `questions`."""
+    interval: Interval | None
+    """Of the difference; the bootstrap draws questions, each with the outcomes of both arms."""
+    p: float | None
+    """Exact McNemar test: the chance of such a difference, or a larger one, between equally good arms."""
+    p_adjusted: float | None
+    """The same by Holm, for all pairs with common questions."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An experiment, counted."""
+
+    debates: int
+    questions: int
+    """Different questions."""
+    has_statistics: bool
+    """False: SciPy is not installed; there are no intervals and no tests."""
+    arms: list[ArmResult]
+    """In the order in which the rows name them."""
+    pairs: list[Pair]
+    """Each arm against each one before it."""
+    findings: list[str]
+    """What follows, and what does not, in sentences."""
+    warnings: list[str]
+    """What makes the numbers say less, in sentences."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the evaluation as JSON data."""
+        return asdict(self)
+
+
+def evaluate(rows: Iterable[Row]) -> Evaluation:
+    """Count the debates of a group. Intervals and tests are there if SciPy is installed."""
+    read = list(rows)
+    debates = [row for row in read if row.question]
+    by_arm: dict[str, list[Row]] = defaultdict(list)
+    for row in debates:
+        by_arm[row.arm].append(row)
+    arms = [_arm(arm, own) for arm, own in by_arm.items()]
+    outcomes = {arm: _outcomes(own) for arm, own in by_arm.items()}
+    pairs = _pairs(outcomes)
+    return Evaluation(
+        debates=len(debates),
+        questions=len({key for own in by_arm.values() for key in _by_question(own)}),
+        has_statistics=inference.is_installed(),
+        arms=arms,
+        pairs=pairs,
+        findings=list(_findings(arms, pairs)),
+        warnings=list(_warnings(len(read) - len(debates), debates, arms, outcomes)),
+    )
+
+
+Question = tuple[str, int]
+"""Its text, and which of the arm's questions with that text it is: their options may differ."""
+
+
+def _by_question(rows: Iterable[Row]) -> dict[Question, Row]:
+    """Return the rows of an arm by question.
+
+    Not by number: a question keeps the one that it had when its first debate was enqueued, and the file may
+    have been sorted since.
+    """
+    seen: Counter[str] = Counter()
+    found = {}
+    for row in sorted(rows, key=lambda row: row.number):
+        found[row.question, seen[row.question]] = row
+        seen[row.question] += 1
+    return found
+
+
+def _outcomes(rows: Iterable[Row]) -> dict[Question, bool]:
+    """Return which of an arm's counted debates are right."""
+    return {
+        key: row.is_right for key, row in _by_question(rows).items() if row.is_right is not None
+    }
+
+
+def _arm(arm: str, rows: Sequence[Row]) -> ArmResult:
+    statuses = Counter(row.status for row in rows)
+    ended = [row for row in rows if row.status in (JobStatus.COMPLETED, JobStatus.FAILED)]
+    counted = [row for row in rows if row.is_right is not None]
+    right = sum(row.is_right is True for row in counted)
+    prices = [row.cost_usd for row in rows if row.cost_usd is not None]
+    full = [row.cost_usd for row in ended if row.cost_usd is not None and not row.unpriced_calls]
+    seconds = sorted(
+        row.seconds for row in rows if row.status is JobStatus.COMPLETED and row.seconds is not None
+    )
+    cast = [each for row in rows for each in row.cast]
+    return ArmResult(
+        arm=arm or None,
+        debates=len(rows),
+        completed=statuses[JobStatus.COMPLETED],
+        failed=statuses[JobStatus.FAILED],
+        cancelled=statuses[JobStatus.CANCELLED],
+        live=sum(not row.status.is_terminal for row in rows),
+        answered=sum(row.verdict is not None for row in rows),
+        counted=len(counted),
+        right=right,
+        accuracy=right / len(counted) if counted else None,
+        interval=_share_interval(right, len(counted)),
+        cost_usd=round(math.fsum(prices), USD_DIGITS) if prices else None,
+        cost_per_question_usd=round(fmean(full), USD_DIGITS) if full else None,
+        unpriced_calls=sum(row.unpriced_calls for row in rows),
+        taken_over=sum(row.taken_over for row in rows),
+        calls=sum(row.calls for row in rows),
+        calls_per_question=_mean(row.calls for row in ended),
+        tokens=sum(row.tokens for row in rows),
+        median_seconds=median(seconds) if seconds else None,
+        p90_seconds=seconds[math.ceil(0.9 * len(seconds)) - 1] if seconds else None,
+        agreement=_mean(row.agreement for row in rows if row.agreement is not None),
+        calibration=_calibration(counted),
+        flips=_flips([change for row in counted for change in row.changes]),
+        abstentions=sum(row.abstentions for row in rows),
+        label=_rate(cast, lambda each: each.label == 1),
+        place=_rate(cast, lambda each: each.place == 1),
+        own=_rate(cast, lambda each: each.is_own),
+    )
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    found = list(values)
+    return fmean(found) if found else None
+
+
+def _share_interval(chosen: int, of: int) -> Interval | None:
+    if not inference.is_installed():
+        return None
+    return inference.mean_interval({1: chosen, 0: of - chosen}, least=0, most=1)
+
+
+def _calibration(counted: Sequence[Row]) -> Calibration | None:
+    found = [(row.agreement, row.is_right is True) for row in counted if row.agreement is not None]
+    if not found:
+        return None
+    binned: dict[int, list[tuple[float, bool]]] = defaultdict(list)
+    for agreement, is_right in found:
+        number = math.ceil(round(agreement * BINS, 6))  # 0.7 * 10 is 7.000000000000001
+        binned[min(max(number, 1), BINS)].append((agreement, is_right))
+    bins = [_bin(number, binned[number]) for number in range(1, BINS + 1)]
+    gaps = [
+        each.debates * abs(each.accuracy - each.agreement)
+        for each in bins
+        if each.accuracy is not None and each.agreement is not None
+    ]
+    return Calibration(
+        debates=len(found),
+        agreement=fmean(agreement for agreement, _ in found),
+        accuracy=fmean(is_right for _, is_right in found),
+        ece=math.fsum(gaps) / len(found),
+        bins=bins,
+    )
+
+
+def _bin(number: int, found: Sequence[tuple[float, bool]]) -> Bin:
+    return Bin(
+        (number - 1) / BINS,
+        number / BINS,
+        len(found),
+        _mean(agreement for agreement, _ in found),
+        _mean(is_right for _, is_right in found),
+    )
+
+
+def _flips(changes: Sequence[Change]) -> Flips | None:
+    if not changes:
+        return None
+    kinds = Counter(changes)
+    first_right = sum(each.was_right for each in changes)
+    lost, won = kinds[Change(True, False)], kinds[Change(False, True)]
+    return Flips(
+        seats=len(changes),
+        first_right=first_right,
+        right_to_wrong=lost,
+        wrong_to_right=won,
+        first_accuracy=first_right / len(changes),
+        last_accuracy=(first_right - lost + won) / len(changes),
+    )
+
+
+def _rate(cast: Sequence[Cast], is_chosen: Callable[[Cast], bool]) -> Rate | None:
+    if not cast:
+        return None
+    chosen = sum(map(is_chosen, cast))
+    return Rate(
+        ballots=len(cast),
+        chosen=chosen,
+        rate=chosen / len(cast),
+        chance=fmean(1 / each.answers for each in cast),
+    )
+
+
+def _pairs(outcomes: Mapping[str, Mapping[Question, bool]]) -> list[Pair]:
+    pairs = [_pair(arm, baseline, outcomes) for baseline, arm in combinations(outcomes, 2)]
+    adjusted = iter(inference.holm([pair.p for pair in pairs if pair.p is not None]))
+    return [pair if pair.p is None else replace(pair, p_adjusted=next(adjusted)) for pair in pairs]
+
+
+def _pair(arm: str, baseline: str, outcomes: Mapping[str, Mapping[Question, bool]]) -> Pair:
+    own, other = outcomes[arm], outcomes[baseline]
+    common = own.keys() & other.keys()
+    counts = Counter((own[key], other[key]) for key in common)
+    only_arm, only_baseline = counts[True, False], counts[False, True]
+    interval, p = None, None
+    if common and inference.is_installed():
+        differences = {1: only_arm, -1: only_baseline, 0: counts[True, True] + counts[False, False]}
+        interval = inference.mean_interval(differences, least=-1, most=1)
+        p = inference.mcnemar(only_arm, only_baseline)
+    return Pair(
+        arm=arm or None,
+        baseline=baseline or None,
+        questions=len(common),
+        both_right=counts[True, True],
+        only_arm=only_arm,
+        only_baseline=only_baseline,
+        neither=counts[False, False],
+        difference=(only_arm - only_baseline) / len(common) if common else None,
+        interval=interval,
+        p=p,
+        p_adjusted=None,
+    )
+
+
+def _findings(arms: Sequence[ArmResult], pairs: Sequence[Pair]) -> Iterator[str]:
+    """Yield what follows from the numbers, and what does not."""
+    tested = [pair for pair in pairs if pair.p_adjusted is not None]
+    shown = [pair for pair in tested if pair.p_adjusted is not None and pair.p_adjusted < LEVEL]
+    for pair in shown:
+        yield _difference(pair)
+    if others := [pair for pair in tested if pair not in shown]:
+        yield from _no_difference(others, len(tested))
+    yield from _costs(arms)
+    for each in arms:
+        found, is_one_seat = each.calibration, each.flips and each.flips.seats <= each.counted
+        if found and not is_one_seat and found.agreement - found.accuracy > OVERCONFIDENT:
+            yield (
+                f"{name_of(each.arm)}: mean agreement is {found.agreement:.0%}, but "
+                f"{found.accuracy:.0%} of the verdicts are right: agreement is not the probability that a "
+                "verdict is right."
+            )
+
+
+def _difference(pair: Pair) -> str:
+    difference, interval = pair.difference or 0.0, pair.interval
+    better, worse = pair.arm, pair.baseline
+    low, high = (interval.low, interval.high) if interval else (difference, difference)
+    if difference < 0:
+        better, worse, low, high = worse, better, -high, -low
+    return (
+        f"{name_of(better)} is right more often than {name_of(worse)}: by {100 * abs(difference):.0f} "
+        f"points (95 % interval: {100 * low:.0f} to {100 * high:.0f}) on "
+        f"{count(pair.questions, 'question')}; adjusted {p_text(pair.p_adjusted)}."
+    )
+
+
+def _no_difference(pairs: Sequence[Pair], tests: int) -> Iterator[str]:
+    questions = sorted({pair.questions for pair in pairs})
+    span = f"{questions[0]:,} to {questions[-1]:,}" if len(questions) > 1 else f"{questions[0]:,}"
+    names = [f"{name_of(pair.arm)} and {name_of(pair.baseline)}" for pair in pairs[:MAX_NAMED]]
+    if more := len(pairs) - MAX_NAMED:
+        names += [f"{more} more pairs"] if more > 1 else [] if more < 0 else ["1 more pair"]
+    plural = "questions do" if questions[-1] != 1 else "question does"
+    yield (
+        f"{span} {plural} not separate {'; '.join(names)}. That does not show that they are equally good."
+    )
+    needed = inference.needed_to_differ(tests, LEVEL)
+    of = "one comparison" if tests == 1 else f"{tests} comparisons"
+    yield (
+        f"In {of}, a difference shows from {needed} questions on which only one of the two arms is right, if "
+        "it is always the same arm; from more, if not."
+    )
+
+
+def _costs(arms: Sequence[ArmResult]) -> Iterator[str]:
+    priced = [(each.cost_per_question_usd, each.arm) for each in arms if each.cost_per_question_usd]
+    if len(priced) < 2:
+        return
+    (least, cheap), (most, dear) = min(priced, key=itemgetter(0)), max(priced, key=itemgetter(0))
+    if most / least >= UNEQUAL:
+        yield (
+            f"A question costs {most / least:.1f} times as much in {name_of(dear)} as in {name_of(cheap)} "
+            f"({dollars(most)} and {dollars(least)}): compare accuracy at equal cost."
+        )
+
+
+def _warnings(
+    unreadable: int,
+    debates: Sequence[Row],
+    arms: Sequence[ArmResult],
+    outcomes: Mapping[str, Mapping[Question, bool]],
+) -> Iterator[str]:
+    """Yield what makes the numbers say less."""
+    if unreadable:
+        yield f"{count(unreadable, 'job')} of the group: not a debate, or cannot be read; left out."
+    if live := sum(each.live for each in arms):
+        yield f"{count(live, 'debate')} not ended: the numbers will change."
+    yield from _about("cancelled: not counted", arms, lambda each: each.cancelled)
+    yield from _about("failed: counted as not right", arms, lambda each: each.failed)
+    ended = [row for row in debates if row.status in (JobStatus.COMPLETED, JobStatus.FAILED)]
+    if unknown := sum(row.is_right is None for row in ended):
+        which = "no debate has" if unknown == len(ended) else f"{count(unknown, 'debate')} without"
+        yield f"{which} expected verdicts: accuracy, calibration and flips do not count them."
+    if texts := sum(not row.is_closed for row in debates if row.is_right is not None):
+        yield (
+            f"{count(texts, 'debate')} with answers in free text: right only if the wording is that of an "
+            "expected verdict, so accuracy is too low and flips may be changes of wording. Prefer answer_form "
+            "choice, number or boolean."
+        )
+    if len({frozenset(own) for own in outcomes.values() if own}) > 1:
+        counts = ", ".join(f"{name_of(arm)} {len(own):,}" for arm, own in outcomes.items())
+        yield (
+            f"the arms are not counted on the same questions ({counts}): compare arms by pairs, which count "
+            "only questions of both."
+        )
+    if any(len(each) > 1 for each in _expected(debates).values()):
+        yield "a question has other expected verdicts in one debate than in another."
+    yield from _about(
+        "calls without a known price: in no cost", arms, lambda each: each.unpriced_calls
+    )
+    yield from _about(
+        "calls taken over from other debates: in no cost", arms, lambda each: each.taken_over
+    )
+    if not inference.is_installed():
+        yield "no intervals and no tests: SciPy is not installed (pip install 'aragora-q[eval]')."
+
+
+def _about(
+    what: str, arms: Sequence[ArmResult], number: Callable[[ArmResult], int]
+) -> Iterator[str]:
+    found = [f"{number(each):,} of {name_of(each.arm)}" for each in arms if number(each)]
+    if found:
+        yield f"{what}: {', '.join(found)}."
+
+
+def _expected(debates: Iterable[Row]) -> Mapping[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for row in debates:
+        if row.expected:
+            found[row.question].add(json.dumps(row.expected, sort_keys=True))
+    return found
+
+
+def name_of(arm: str | None) -> str:
+    """Return the name of an arm for people."""
+    return arm or "(no arm)"
+
+
+def p_text(p: float | None) -> str:
+    """Return a p-value for people: `p = 0.012`, `p < 0.001`; blank if there is none."""
+    if p is None:
+        return ""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -1,0 +1,360 @@
+"""The report of an experiment: agents whose truth is known answer 50 questions, and each number shows it."""
+
+from statistics import fmean
+
+import pytest
+from support.scripted_agents import label_of, said
+
+from aragora_q.base import Job, JobStatus
+from aragora_q.executors.debate.requests import Discuss, Propose, Vote
+from aragora_q.experiments import inference
+from aragora_q.experiments.evaluation import evaluate
+from aragora_q.experiments.notes import NOTE, Note
+from aragora_q.experiments.rows import Cast, Change, Row, row_of
+from aragora_q.job import create_debate_job
+
+NUMBERS = frozenset(range(1, 51))
+
+
+def question(number):
+    """A question with its right verdict and a wrong one."""
+    forms = [
+        ({"answer_form": "number"}, number * 3, number * 3 + 1),
+        ({"answer_form": "boolean"}, True, False),
+        ({"answer_form": "choice", "options": ["tea", "rum", "milk"]}, "tea", "rum"),
+    ]
+    return (f"Question {number}?", *forms[number % 3])
+
+
+QUESTIONS = {number: question(number) for number in NUMBERS}
+NUMBER_OF = {text: number for number, (text, *_) in QUESTIONS.items()}
+
+SAGE = {n for n in NUMBERS if n % 5}
+"""The questions that sage knows: 40 of 50."""
+FICKLE = {n for n in NUMBERS if n % 2}
+"""25 of 50."""
+FIRM = {n for n in NUMBERS if n % 10 < 7 and n % 10}
+"""30 of 50."""
+
+
+def knowing(known, *, follows=False):
+    """An agent that is right on known questions; it keeps to its verdict, or takes what all others say."""
+
+    def reply(task):
+        _, _, right, wrong = QUESTIONS[NUMBER_OF[task.topic.question]]
+        own = right if NUMBER_OF[task.topic.question] in known else wrong
+        if isinstance(task, Propose):
+            return said({"answer": own, "reasons": "It is so."})
+        assert isinstance(task, Discuss)
+        verdicts = [answer.verdict for answer in task.answers.values()]
+        verdicts.remove(own)
+        follow = follows and len(set(verdicts)) == 1
+        return said(
+            {
+                "points": "It is so.",
+                "best": label_of(task, own),
+                "stop": False,
+                "answer": verdicts[0] if follow else own,
+                "reasons": "It is so.",
+            }
+        )
+
+    return reply
+
+
+@pytest.fixture
+def run_arm(run_debate):
+    """Runs all questions as the debates of an arm, and returns their rows."""
+
+    async def run(arm, agents, **fields):
+        rows = []
+        for number in sorted(NUMBERS):
+            text, form, right, _ = QUESTIONS[number]
+            note = Note(arm, number, (right,))
+            made = create_debate_job(
+                text, agents, job_id="job", metadata={NOTE: note.to_dict()}, **{**form, **fields}
+            )
+            outcome, _, result = await run_debate(
+                question=text, agents=agents, **{**form, **fields}
+            )
+            assert result is not None, outcome
+            rows.append(
+                row_of(
+                    Job(
+                        made.payload, id=f"{arm}{number}", status=JobStatus.COMPLETED, result=result
+                    )
+                )
+            )
+        return rows
+
+    return run
+
+
+async def test_each_number_is_what_the_agents_were_made_to_do(seat_scripted_agents, run_arm):
+    """Four arms on 50 questions: all numbers follow from the sets of questions that the agents know."""
+    agents = seat_scripted_agents(
+        sage=knowing(SAGE), fickle=knowing(FICKLE, follows=True), firm=knowing(FIRM)
+    )
+    three = ["sage", "fickle", "firm"]
+    rows = [
+        *await run_arm("one", ["fickle"]),
+        *await run_arm("samples", ["fickle"] * 3, debate="never"),
+        *await run_arm("vote", three, debate="never"),
+        *await run_arm("debate", three, rounds=1, debate="always"),
+    ]
+    found = evaluate(rows)
+    assert (found.debates, found.questions, found.warnings) == (200, 50, [])
+    by_arm = {each.arm: each for each in found.arms}
+    assert list(by_arm) == ["one", "samples", "vote", "debate"]
+
+    majority = {n for n in NUMBERS if (n in SAGE) + (n in FICKLE) + (n in FIRM) >= 2}
+    followed = {n for n in NUMBERS if n in (SAGE if (n in SAGE) == (n in FIRM) else FICKLE)}
+    right = {"one": FICKLE, "samples": FICKLE, "vote": majority, "debate": majority}
+    for arm, each in by_arm.items():
+        assert (each.debates, each.completed, each.answered, each.counted) == (50, 50, 50, 50)
+        assert (each.failed, each.cancelled, each.live, each.abstentions) == (0, 0, 0, 0)
+        assert (each.right, each.accuracy) == (len(right[arm]), len(right[arm]) / 50)
+        assert each.interval == inference.mean_interval(
+            {1: len(right[arm]), 0: 50 - len(right[arm])}, 0, 1
+        )
+        assert (each.label, each.place, each.own) == (None, None, None)  # known without ballots
+    calls = {arm: each.calls for arm, each in by_arm.items()}
+    assert calls == {"one": 50, "samples": 150, "vote": 150, "debate": 300}
+    assert sum(calls.values()) == sum(len(agent.asked) for agent in agents.values())
+    assert {each.calls_per_question for each in found.arms} == {1, 3, 6}
+    assert by_arm["debate"].tokens == 300 * 15
+
+    same = {n for n in NUMBERS if len({n in SAGE, n in FICKLE, n in FIRM}) == 1}
+    agreement = {n: 1.0 if n in same else 0.6667 for n in NUMBERS}
+    assert by_arm["one"].agreement == by_arm["samples"].agreement == 1.0
+    assert by_arm["vote"].agreement == pytest.approx(fmean(agreement.values()))
+    calibration = by_arm["vote"].calibration
+    gaps = 0.0
+    for number, group in ((6, NUMBERS - same), (9, same)):
+        bin_ = calibration.bins[number]
+        hits = len(group & majority)
+        assert (bin_.debates, bin_.accuracy) == (len(group), hits / len(group))
+        gaps += len(group) / 50 * abs(bin_.agreement - hits / len(group))
+    assert calibration.ece == pytest.approx(gaps)
+    assert by_arm["samples"].calibration.ece == pytest.approx(0.5)  # always sure, half of it right
+
+    flips = by_arm["debate"].flips
+    assert flips.seats == 150
+    assert flips.first_right == len(SAGE) + len(FICKLE) + len(FIRM)
+    assert flips.right_to_wrong == len(FICKLE - followed)
+    assert flips.wrong_to_right == len(followed - FICKLE)
+    assert flips.last_accuracy == pytest.approx((len(SAGE) + len(followed) + len(FIRM)) / 150)
+    assert (by_arm["vote"].flips.right_to_wrong, by_arm["vote"].flips.wrong_to_right) == (0, 0)
+
+    pairs = {(pair.baseline, pair.arm): pair for pair in found.pairs}
+    assert len(pairs) == 6
+    pair = pairs["one", "vote"]
+    only = len(majority - FICKLE), len(FICKLE - majority)
+    assert (pair.only_arm, pair.only_baseline) == only
+    assert (pair.both_right, pair.neither) == (
+        len(majority & FICKLE),
+        len(NUMBERS - majority - FICKLE),
+    )
+    assert pair.difference == pytest.approx((only[0] - only[1]) / 50)
+    assert pair.p == pytest.approx(inference.mcnemar(*only))
+    p_values = [each.p for each in found.pairs]
+    assert [each.p_adjusted for each in found.pairs] == inference.holm(p_values)
+
+
+def voting(verdict, choose):
+    """An agent that proposes its own verdict, and votes for the label that `choose` returns."""
+
+    def reply(task):
+        if isinstance(task, Propose):
+            return said({"answer": verdict, "reasons": "It is so."})
+        assert isinstance(task, Vote)
+        ballot = {"reason": "It is best.", "choice": choose(task, verdict), "confidence": 80}
+        return said({"same_as": [], **ballot})
+
+    return reply
+
+
+BIASES = {
+    "label": lambda task, _own: min(task.answers),
+    "place": lambda task, _own: next(iter(task.answers)),
+    "own": label_of,
+}
+
+
+@pytest.mark.parametrize("bias", BIASES)
+async def test_biases_of_voters_are_found(seat_scripted_agents, run_arm, bias):
+    """Voters that always choose the first label, the first place or their own answer: that rate is 1.
+
+    The two other rates are as often as the voters happened to do that.
+    """
+    names = ("ann", "bob", "cyd")
+    agents = seat_scripted_agents(**{name: voting(name, BIASES[bias]) for name in names})
+    rows = await run_arm("text", list(names), debate="never", answer_form="text", options=None)
+    [arm] = evaluate(rows).arms
+    asked = [
+        (name, task) for name in names for task in agents[name].asked if isinstance(task, Vote)
+    ]
+    for each, choose in BIASES.items():
+        rate = getattr(arm, each)
+        chosen = sum(choose(task, name) == BIASES[bias](task, name) for name, task in asked)
+        assert (rate.ballots, rate.chosen, rate.rate) == (150, chosen, chosen / 150)
+        assert rate.chance == pytest.approx(1 / 3)
+    assert getattr(arm, bias).rate == 1.0
+
+
+def row(arm, number, is_right, **fields):
+    """A row of a completed debate about a question with a known answer."""
+    known = {
+        "id": f"{arm}{number}",
+        "arm": arm,
+        "number": number,
+        "question": f"Question {number}?",
+        "status": JobStatus.COMPLETED,
+        "tags": {},
+        "is_closed": True,
+        "verdict": "tea" if is_right else "rum",
+        "expected": ["tea"],
+        "is_right": is_right,
+        "agreement": 1.0,
+        "cost_usd": 0.01,
+        "calls": 1,
+        "seconds": 1.0,
+    }
+    return Row(**known | fields)
+
+
+def test_calibration_by_hand():
+    """Guo et al., equation 3: 4 debates at 0.3 (one right), 5 at 0.7 (4 right), one at 1 that is wrong."""
+    agreements = [(0.3, True), *[(0.3, False)] * 3, *[(0.7, True)] * 4, (0.7, False), (1.0, False)]
+    rows = [row("a", n, right, agreement=value) for n, (value, right) in enumerate(agreements)]
+    calibration = evaluate(rows).arms[0].calibration
+    filled = {(each.low, each.high): each.debates for each in calibration.bins if each.debates}
+    assert filled == {(0.2, 0.3): 4, (0.6, 0.7): 5, (0.9, 1.0): 1}
+    assert calibration.ece == pytest.approx((4 * 0.05 + 5 * 0.1 + 1 * 1.0) / 10)
+    assert len(calibration.bins) == 10
+
+
+def test_costs_and_times():
+    """Unknown prices are not 0: they are in no mean, and said; latency is that of completed debates."""
+    rows = [row("a", n, True, cost_usd=n / 100, seconds=float(n)) for n in range(1, 11)]
+    rows.append(row("a", 11, True, cost_usd=0.5, unpriced_calls=2, seconds=None))
+    rows.append(row("a", 12, None, status=JobStatus.PROCESSING, verdict=None, cost_usd=None))
+    rows.append(row("b", 1, True, cost_usd=None, unpriced_calls=1))
+    rows.append(row("c", 1, True, cost_usd=0.0))
+    a, b, c = evaluate(rows).arms
+    assert (a.cost_usd, a.cost_per_question_usd) == (pytest.approx(1.05), pytest.approx(0.055))
+    assert (a.median_seconds, a.p90_seconds) == (5.5, 9.0)
+    assert (b.cost_usd, b.cost_per_question_usd, b.unpriced_calls) == (None, None, 1)
+    assert (c.cost_usd, c.cost_per_question_usd) == (0.0, 0.0)
+    warnings = " ".join(evaluate(rows).warnings)
+    assert "calls without a known price: in no cost: 2 of a, 1 of b" in warnings
+    assert "1 debate not ended" in warnings
+
+
+def test_arms_with_other_questions_are_compared_on_those_of_both():
+    """Accuracy is of all counted debates of an arm, the pair of questions of both; the numbers may differ."""
+    one = [row("one", n, n > 5) for n in range(1, 11)]
+    other = [row("other", n + 100, True, question=f"Question {n}?") for n in range(6, 16)]
+    found = evaluate([*one, *other])
+    assert [each.accuracy for each in found.arms] == [0.5, 1.0]
+    [pair] = found.pairs
+    assert (pair.questions, pair.difference, pair.p) == (5, 0.0, 1.0)
+    assert (pair.interval.method, pair.interval.low) == ("exact", -pair.interval.high)
+    assert any("not counted on the same questions" in each for each in found.warnings)
+    apart = evaluate([row("one", 1, True), row("other", 2, True)])
+    [pair] = apart.pairs
+    assert (pair.questions, pair.difference, pair.p_adjusted, pair.interval) == (
+        0,
+        None,
+        None,
+        None,
+    )
+
+
+def test_what_is_not_counted_is_said():
+    """Failed debates are not right; cancelled, running and those without expected verdicts are not counted."""
+    nothing = {"verdict": None, "agreement": None}
+    rows = [
+        row("a", 1, True),
+        row("a", 2, False, status=JobStatus.FAILED, **nothing),
+        row("a", 3, None, status=JobStatus.CANCELLED, **nothing),
+        row("a", 4, None, status=JobStatus.RETRYING, **nothing),
+        row("a", 5, None, expected=()),
+        row("a", 6, False, is_closed=False),
+        row("a", 7, None, question="", status=JobStatus.FAILED),
+    ]
+    found = evaluate(rows)
+    [arm] = found.arms
+    assert (arm.debates, arm.completed, arm.failed, arm.cancelled, arm.live) == (6, 3, 1, 1, 1)
+    assert (arm.answered, arm.counted, arm.right) == (3, 3, 1)
+    text = "\n".join(found.warnings)
+    for part in (
+        "1 job of the group: not a debate",
+        "1 debate not ended",
+        "cancelled: not counted: 1 of a",
+        "failed: counted as not right: 1 of a",
+        "1 debate without expected verdicts",
+        "1 debate with answers in free text",
+    ):
+        assert part in text
+    assert found.pairs == []
+
+
+def test_a_group_without_debates_or_expected_verdicts():
+    """Nothing is known, and that is what it says; the JSON has null."""
+    assert evaluate([]).to_dict() == {
+        "debates": 0, "questions": 0, "has_statistics": True,
+        "arms": [], "pairs": [], "findings": [], "warnings": [],
+    }  # fmt: skip
+    rows = [row(arm, n, None, expected=()) for arm in ("", "b") for n in range(3)]
+    found = evaluate(rows)
+    assert {(arm.accuracy, arm.interval, arm.calibration, arm.flips) for arm in found.arms} == {
+        (None, None, None, None)
+    }
+    assert found.pairs[0].p is None
+    assert found.arms[0].arm is None
+    assert any("no debate has expected verdicts" in each for each in found.warnings)
+
+
+def test_findings_say_what_follows_and_what_does_not():
+    """A clear difference is one, with its interval; arms whose difference may be chance are not separated."""
+    clear = [
+        *(row("bad", n, n > 12) for n in range(50)),
+        *(row("good", n, True) for n in range(50)),
+    ]
+    [finding, *_] = evaluate(clear).findings
+    assert finding.startswith("good is right more often than bad: by 26 points (95 % interval: ")
+    [pair] = evaluate(clear).pairs
+    assert (pair.arm, pair.difference, pair.p) == ("good", 0.26, pytest.approx(2 / 2**13))
+    turned = evaluate(reversed(clear))
+    assert turned.findings[0] == finding
+    assert turned.pairs[0].difference == -0.26
+    unclear = [*(row("x", n, n > 3) for n in range(50)), *(row("y", n, True) for n in range(50))]
+    first, second = evaluate(unclear).findings
+    assert first.startswith("50 questions do not separate y and x.")
+    assert "from 6 questions" in second
+
+
+def test_a_correction_for_many_comparisons():
+    """Six wins to none are a difference of two arms, and none in a comparison of four."""
+    two = [*(row("x", n, n > 5) for n in range(50)), *(row("y", n, True) for n in range(50))]
+    more = [row(arm, n, True) for arm in ("v", "w") for n in range(50)]
+    assert evaluate(two).pairs[0].p_adjusted == pytest.approx(2 / 64)
+    p_adjusted = {
+        (each.baseline, each.arm): each.p_adjusted for each in evaluate([*two, *more]).pairs
+    }
+    assert p_adjusted["x", "y"] == pytest.approx(6 * 2 / 64)
+
+
+def test_without_scipy_there_are_numbers_without_intervals(monkeypatch):
+    """The console shows them, and says why."""
+    monkeypatch.setattr(inference, "find_spec", lambda _name: None)
+    cast = [Cast(2, 1, 1, is_own=True)]
+    changes = [Change(was_right=True, is_right=False)]
+    rows = [row(arm, n, True, cast=cast, changes=changes) for arm in "ab" for n in range(3)]
+    found = evaluate(rows)
+    assert not found.has_statistics
+    assert (found.arms[0].accuracy, found.arms[0].interval) == (1.0, None)
+    assert found.arms[0].own.rate == 1.0
+    assert (found.pairs[0].difference, found.pairs[0].p) == (0.0, None)
+    assert "SciPy is not installed" in found.warnings[-1]
