@@ -124,6 +124,7 @@ def test_one_agent_has_neither_rounds_nor_a_vote():
     """Whatever its payload and result say: it was asked once, so nothing agreed, and nothing changed."""
     made, entries = SAMPLES["agreeing"]()
     made.payload |= {"agents": ["ann"], "rounds": 3}
+    made.result["ended_by"] = "rounds"
     found = dict(outcome_of(made))
     assert found["rounds"] == "none"
     assert not {"consensus", "agreement", "decided by", "ended by"} & set(found)
