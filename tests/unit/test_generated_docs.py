@@ -72,7 +72,7 @@ def test_every_exit_code_is_documented():
 
 @pytest.mark.parametrize("name", gen_docs.commands())
 def test_the_help_of_each_command_fits_a_screen(name):
-    """At most 80 columns and 45 lines, with an example; those with an option for each field of a debate have more."""
+    """At most 80 columns and 45 lines, with an example; more where each field of a debate is an option."""
     text = gen_docs.help_of(name, gen_docs.commands()[name])
     assert max(map(len, text.splitlines())) <= 80, text
     assert len(text.splitlines()) <= (69 if name in ("enqueue", "sweep", "eval") else 45)
