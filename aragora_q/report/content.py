@@ -64,6 +64,8 @@ def _verdict_notice(debate: Debate) -> Notice:
     if debate.mode == "none":
         found = "No vote was held: consensus mode none"
         return Notice(f"{found}; {degraded}.", Tone.CAUTION) if degraded else Notice(f"{found}.")
+    if debate.is_single:
+        return Notice("One agent was asked once: there was no vote.")
     is_reached = debate.result.get("consensus_reached") is True
     found = f"{'Consensus' if is_reached else 'No consensus'} ({debate.mode})"
     if agreement := debate.agreement():

@@ -29,9 +29,14 @@ class Debate:
         self.seats = mappings(self.result.get("seats")) or self._seats_of_calls()
         self.dropped = {whole(each.get("seat")): text(each.get("dropped")) for each in self.seats}
 
+    @property
+    def is_single(self) -> bool:
+        """True if there is one seat: nothing was voted on, and nothing is compared."""
+        return len(self.names) == 1
+
     def max_rounds(self) -> int:
         """Return the number of rounds at most."""
-        if self.payload.get("debate") == "never" or len(self.names) == 1:
+        if self.payload.get("debate") == "never" or self.is_single:
             return 0
         rounds = self.payload.get("rounds")
         return 3 if rounds is None else whole(rounds)
@@ -58,7 +63,7 @@ class Debate:
     def agreement(self) -> str:
         """Return the share of the seats behind the verdict as text; blank if there was no vote."""
         share = number_or_none(self.result.get("confidence"))
-        if share is None or self.mode == "none":
+        if share is None or self.mode == "none" or self.is_single:
             return ""
         if self.mode == "weighted":
             return f"{share:.0%} of the weight"

@@ -47,12 +47,12 @@ def sections(debate: Debate) -> Iterator[Section]:
         return
     title = "Answers" if debate.mode == "none" else "Verdict"
     yield Section(title, [_verdict(debate), *_answers(debate), Facts(_decision(debate))])
-    if votes := _votes(debate):
+    if not debate.is_single and (votes := _votes(debate)):
         yield Section("Votes", votes)
     if dissent := list(_dissent(debate)):
         has_verdict = debate.result.get("verdict") is not None
         yield Section("Dissent" if has_verdict else "Answers", [Speeches(dissent)])
-    if changes := _changes(debate):
+    if not debate.is_single and (changes := _changes(debate)):
         yield Section("Before and after the debate", [changes])
     if flags := mappings(debate.result.get("flags")):
         rows = [
@@ -152,12 +152,13 @@ def _decision(debate: Debate) -> list[tuple[str, str]]:
     meaning = f": {ENDINGS[ended_by]}" if ended_by in ENDINGS else ""
     if ended_by == "rounds" and not debate.max_rounds():
         ended_by = meaning = ""  # there was none to end
+    has_vote = debate.mode != "none" and not debate.is_single
     used = whole(result.get("rounds_used"))
     tie = f"; a tie with {count(ties, 'other answer')}: {TIES}" if (ties := debate.ties()) else ""
     rows = [
-        ("consensus", "" if debate.mode == "none" else f"{reached} ({debate.mode})"),
+        ("consensus", f"{reached} ({debate.mode})" if has_vote else ""),
         ("agreement", debate.agreement()),
-        ("decided by", f"{text(result.get('decided_by'))}{tie}"),
+        ("decided by", f"{text(result.get('decided_by'))}{tie}" if has_vote else ""),
         ("written by", text(result.get("written_by"))),
         ("abstained", _abstained(debate)),
         ("rounds", f"{used} of {debate.rounds_at_most()}" if debate.max_rounds() else "none"),

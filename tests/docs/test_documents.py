@@ -23,8 +23,9 @@ LANGUAGES = {"sh", "python", "toml", "text", "json", "mermaid"}
 PLACES = {"", "debian", "docker", "cluster"}
 PYTHON = {"README.md", "docs/reference/api.md"}
 """Pages whose Python is not in files: tests/docs/test_readme.py runs it, except signatures."""
-APART = {"docs/money.md", "docs/http-api.md"}
-"""Pages whose blocks need a provider or a console: test_money_page.py and test_http_page.py run all of them."""
+APART = {"docs/experiments.md", "docs/http-api.md", "docs/money.md"}
+"""Pages that test_experiments_page.py, test_http_page.py and test_money_page.py run: all blocks, and what they
+print, or with a console or a provider."""
 RUN_ELSEWHERE = {"ask.py", "chapters.py", "draft.sh", "write.py"}
 """Programs that no shell block runs: tests/docs/test_executors_page.py runs them."""
 

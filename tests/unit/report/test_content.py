@@ -120,12 +120,16 @@ def test_agents_that_were_not_needed():
     assert "joining on disagreement dan consensus mode" in shown(made, entries)
 
 
-def test_one_agent_has_no_rounds():
-    """Whatever number the payload names: none were to be held, so nothing ended them."""
-    made, _ = SAMPLES["agreeing"]()
+def test_one_agent_has_neither_rounds_nor_a_vote():
+    """Whatever its payload and result say: it was asked once, so nothing agreed, and nothing changed."""
+    made, entries = SAMPLES["agreeing"]()
     made.payload |= {"agents": ["ann"], "rounds": 3}
+    made.result["ended_by"] = "rounds"
     found = dict(outcome_of(made))
     assert found["rounds"] == "none"
+    assert not {"consensus", "agreement", "decided by", "ended by"} & set(found)
+    assert "One agent was asked once: there was no vote." in shown(made, entries)
+    assert not {"Votes", "Before and after the debate"} & set(titles(made, entries))
 
 
 def test_without_a_vote_the_outcome_is_all_answers():
