@@ -3,6 +3,8 @@
 import re
 
 import pytest
+from support import sample_debates
+from support.shown_jobs import worker
 
 from aragora_q import JobFilter
 from aragora_q.base import Job
@@ -259,7 +261,7 @@ async def test_a_debate_is_changed_and_run_again(harness, producer):
     assert 'href="/new?from=d1"' in (await producer.get("/jobs/d1")).text
     assert "/new?from" not in (await producer.get("/jobs/n1")).text
     page = await producer.get("/new?from=d1")
-    assert "with your changes. It stays as it is." in page.words
+    assert "with your changes. It stays as it is" in page.words
     assert page.fields("/new") == [("from", "d1")]
     values = values_of(await harness.queue.get_job("d1"))
     assert {name: value for name, value in values.items() if value} == {
@@ -290,3 +292,43 @@ async def test_any_debate_can_be_changed(harness, producer, form):
     page = await producer.get("/new?from=d1")
     assert page.status == 200
     assert "Why?</textarea>" in page.text
+
+
+async def test_calls_of_the_debate_before_are_taken_over(harness, producer):
+    """What the form has not is as in that debate, what is blank is not; calls are taken over if it has any."""
+    payload = {
+        "question": "Tea?",
+        "agents": ["ann", "bob"],
+        "rounds": 1,
+        "max_cost_usd": 9,
+        "max_tokens": 90_000,
+    }
+    await harness.queue.enqueue(Job(payload, id="d1", group="g"))
+    values = values_of(await harness.queue.get_job("d1")) | {"max_cost_usd": "", "rounds": "2"}
+
+    async def run_again():
+        page = await producer.post("/new", values, step="quote")
+        assert page.status == 200, page.words
+        done = await producer.post("/new", enqueue_of(page, values))
+        job = await harness.queue.get_job(done.headers["location"].rpartition("/")[2])
+        assert (job.payload["max_tokens"], job.payload["rounds"]) == (90_000, 2)
+        assert job.payload.get("max_cost_usd") is None
+        return job.payload.get("forked_from"), page
+
+    assert (await run_again())[0] is None
+    session = await worker(harness.queue)
+    [started] = [job for job in (await session.start(5)).jobs if job.id == "d1"]
+    await session.checkpoint(started, "begun", {"at": 1, "nonce": "n"})
+    assert (await run_again())[0] is None
+    name, entry = sample_debates.call(
+        "propose", 0, {"answer": "tea"}, step=0, number=0, agent="ann"
+    )
+    await session.checkpoint(started, name, entry)
+    source, page = await run_again()
+    assert source == "d1"
+    assert "everything is paid for" in page.words or "upper bound" in page.words
+    await harness.queue.cancel("d1")
+    await harness.queue.purge_many(["d1"])
+    gone = await producer.post("/new", values, step="quote")
+    assert gone.status == 422
+    assert "d1 not found" in gone.words

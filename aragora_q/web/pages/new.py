@@ -20,11 +20,12 @@ from fastapi.responses import Response
 
 from aragora_q import codec
 from aragora_q.base import EnqueueResult, Job, new_job_id
-from aragora_q.errors import AragoraQError, ConfigError, InvalidPayload
+from aragora_q.errors import AragoraQError, ConfigError, InvalidPayload, JobNotFound
 from aragora_q.experiments.notes import ARM_TAG, note_of
 from aragora_q.formats import dollars, dollars_or_unknown
 from aragora_q.intake.bulk import BulkSummary, LineChecker
 from aragora_q.intake.checks import APPROVE_ABOVE, NO_THRESHOLDS, check_seats, take_thresholds
+from aragora_q.intake.forks import FROM, with_source
 from aragora_q.intake.jobs import create_job
 from aragora_q.intake.quoter import Quoted, Quoter
 from aragora_q.job import CONSENSUS_MODES, DEBATE_MODES, SERVICE_TIERS
@@ -56,6 +57,9 @@ DEFAULTS = {"rounds": "3", "consensus": "majority", "answer_form": "text", "deba
 """What the fields of a debate are if it has them not."""
 
 ANSWER_FORMS = ("text", "choice", "number", "boolean", "schema")
+
+CLEARED = ("judge", "max_cost_usd", "service_tier")
+"""Fields of a debate that may be blank."""
 
 MENTIONS = {
     "id": ("job id",),
@@ -114,12 +118,11 @@ class Draft:
             "id": values["id"],
         }
         self._check_labels(found)
+        given = {n: v for n, v in found.items() if v not in ("", None, [], {})}
+        if values["from"]:  # what is blank in the form is not as in the debate that it began with
+            given |= {FROM: values["from"], **{n: given.get(n) for n in CLEARED}}
         # A question is named even if it is blank: that it is blank is the problem.
-        return {
-            n: v
-            for n, v in found.items()
-            if v not in ("", None, [], {}) or n in ("question", "agents")
-        }
+        return {"question": found["question"], "agents": found["agents"], **given}
 
     def _number(self, name: str, parse: Callable[[str], Any], what: str) -> Any:
         text = self.values[name]
@@ -286,8 +289,8 @@ async def _ready(access: Access, draft: Draft, job_id: str) -> Ready | None:
     quoter, quoted, no_quote = Quoter(access.queue), None, ""
     checker = LineChecker(quoter, {}, NO_THRESHOLDS, BulkSummary(), id_from_content=False)
     try:
-        checked = await checker.check(1, {"id": job_id, **fields})
-    except InvalidPayload as error:
+        checked = await checker.check(1, {"id": job_id, **await _with_source(access, fields)})
+    except (InvalidPayload, JobNotFound) as error:
         draft.note(field_of(str(error)), _text(error))
         return None
     except ConfigError as error:
@@ -304,10 +307,29 @@ async def _ready(access: Access, draft: Draft, job_id: str) -> Ready | None:
     return Ready(checked.job, quoted, no_quote, basis, checked.warning, checked.approval, digest)
 
 
+async def _with_source(access: Access, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields with those of the debate that they began with; it may have no calls to take over.
+
+    Raises:
+        JobNotFound, InvalidPayload: that debate is gone, or not one.
+    """
+    if FROM not in fields:
+        return fields
+    from aragora_q.executors.debate.seeds import BEGUN, seeds_of  # noqa: PLC0415 - only for such a debate
+
+    reader = access.console.roles[Role.VIEWER].queue
+    found, source = await with_source(reader, fields, {}), fields[FROM]
+    seeds = seeds_of(source, await reader.tracker.checkpoints(source))
+    if not {*seeds} > {BEGUN}:  # else the enqueue is refused
+        del found["forked_from"]
+    return found
+
+
 def _check_all(draft: Draft, fields: dict[str, Any], config: QueueConfig) -> None:
     """Note what else is wrong with what was typed, next to what cannot be read."""
     try:
         take_thresholds(fields)
+        fields.pop(FROM, None)
         check_seats(create_job(fields, {}, lambda *_: new_job_id()).payload, config)
     except InvalidPayload as error:
         draft.note(field_of(str(error)), _text(error))
@@ -393,8 +415,9 @@ def _command(config: QueueConfig, job: Job, draft: Draft) -> str:
         word for each in fields.get("tags", {}).items() for word in ("--tag", "=".join(each))
     ]
     options += ["--id", job.id]
-    if _IS_NO_QUESTION.fullmatch(question):  # which the command would take for a file or an option
-        line = json.dumps({**job.payload, "id": job.id}, ensure_ascii=False)
+    # The command would take such a question for a file or an option, and has no option that clears a field.
+    if _IS_NO_QUESTION.fullmatch(question) or FROM in fields:
+        line = json.dumps({**fields, "id": job.id}, ensure_ascii=False)
         return f"printf '%s\\n' {shlex.quote(line)} | {command_line(config, 'enqueue', '-')}"
     return command_line(config, "enqueue", question, *options)
 
