@@ -72,6 +72,8 @@ def _reason(text: str) -> str:
         return "nested too deeply"
     if "surrogates not allowed" in text:
         return "contains text that is not UTF-8 (a surrogate)"
+    if "expected value" in text or "invalid number" in text:
+        return "contains NaN or infinity, or a number that is too large"
     return (
         "contains an integer of more than 4,300 digits" if "number out of range" in text else text
     )

@@ -14,11 +14,13 @@ from aragora_q.cli.options import LoadConfig, with_config
 
 EPILOG = """\b
 Roles:
-  producer   enqueue, status, list, wait, tail, producer of web
+  producer   enqueue, sweep, status, list, wait, tail, show, table, compare,
+             eval, producer of web
   worker     worker
   reaper     reap
   purge      purge
-  stats      stats, spend, exporter, status, list, wait, tail, viewer of web
+  stats      stats, spend, exporter, status, list, wait, tail, show, table,
+             compare, eval of what is there, viewer of web
   operator   cancel, hold, unhold, requeue, pause, resume, reap, purge,
              doctor, operator of web, and all commands that only read
 

@@ -111,6 +111,11 @@ def _check_header(line: int, names: Sequence[str]) -> None:
         for n, name in enumerate(names):
             if name in names[:n]:
                 raise InvalidPayload(f"two columns are named {name!r:.100}")
+            whole, dot, _ = name.partition(".")
+            if dot and whole in names:
+                raise InvalidPayload(
+                    f"column {name!r:.100} is a part of column {whole}: leave one out"
+                )
     refusals.check("line")
 
 

@@ -132,7 +132,8 @@ def is_denial(error: Exception) -> bool:
     kinds = exceptions.AuthenticationError | exceptions.NoPermissionError
     if isinstance(error, kinds) or _first_word(error) in _DENIED_WORDS:
         return True
-    return str(error).startswith(_DENIED_TEXTS)
+    text = str(error)  # a script may put its own place before the reason: `user_script:57: ERR …`
+    return any(each in text for each in _DENIED_TEXTS)
 
 
 def translate(error: Exception, address: str) -> AragoraQError:

@@ -401,6 +401,16 @@ def test_a_hint_fits_the_address(address, text, hint):
     assert ("embedded" in error.hint) == ("embedded" in hint)
 
 
+def test_a_right_that_a_script_lacks_is_a_denial():
+    """Exit code 77, also where the server names the place in the script before the reason."""
+    from redis import exceptions
+
+    reason = "ERR The user executing the script can't run this command or subcommand"
+    for place in ("", "user_script:57: "):
+        error = translate(exceptions.ResponseError(f"{place}{reason}"), "redis://h")
+        assert error.exit_code == 77
+
+
 def test_a_missing_right_leads_to_the_roles():
     """The hint of a denial names the command that prints what a role may do."""
     from redis import exceptions

@@ -45,9 +45,9 @@ def test_names_of_non_numbers_are_text(name):
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_non_numbers_are_refused(number):
-    """JSON has neither NaN nor infinity; a value with one is refused, not changed."""
+    """JSON has neither NaN nor infinity; a value with one is refused, not changed, and the error says so."""
     for value in (number, [number], {"a": {"b": number}}, {"NaN": [1, number]}):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="contains NaN or infinity"):
             codec.encode(value)
 
 

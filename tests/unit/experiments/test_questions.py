@@ -102,6 +102,8 @@ def test_all_that_is_wrong_is_named_with_its_line():
         ("question\n", "there are no questions"),
         ("question;expected\nA?;x\n", "line 1: there is no column question, but question;expected"),
         ("question,question\nA?,B?\n", "line 1: two columns are named 'question'"),
+        ("question,tags,tags.a\nA?,b,c\n", "line 1: column 'tags.a' is a part of column tags"),
+        ("question,metadata.a,metadata\nA?,1,{}\n", "line 1: column 'metadata.a' is a part of"),
         ("question,expcted\nA?,B?\n", "line 1: unknown column 'expcted'"),
         ("question,rounds\nA?,1,2\n", "line 2: 3 cells, but the header names 2 columns"),
         ('question\nA?\n"B?"x\n', "line 3: not CSV: ',' expected after '\"'"),
