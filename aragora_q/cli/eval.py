@@ -309,7 +309,8 @@ def _counts(arms: Sequence[ArmResult]) -> Table:
     from aragora_q.report.document import Row, Table
 
     head = (
-        "Arm", "Debates", "Answered", "Failed", "Cancelled", "Live", "Abstained", "Calls", "Cost",
+        "Arm", "Debates", "Answered", "Failed", "Cancelled", "Live", "Abstained", "Calls", "Tokens",
+        "Cost",
     )  # fmt: skip
     rows = [
         Row(
@@ -322,6 +323,7 @@ def _counts(arms: Sequence[ArmResult]) -> Table:
                     for number in (arm.failed, arm.cancelled, arm.live, arm.abstentions)
                 ),
                 f"{arm.calls:,}",
+                f"{arm.tokens:,}",
                 dollars_or_unknown(arm.cost_usd),
             ]
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import sys
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -88,21 +86,15 @@ def _format_of(file: Path | None) -> Format:
 def _write(form: Format, file: Path | None, rows: Sequence[Row]) -> None:
     from aragora_q.output_file import write_file
 
-    lines = _lines(form, rows, has_bom=file is not None or _is_read_as_utf8())
-    if file is not None:
-        write_file(file, "".join(lines).encode())
+    if file is not None and str(file) != "-":
+        write_file(file, "".join(_lines(form, rows, has_bom=True)).encode())
         return
-    for line in lines:
+    for line in _lines(form, rows):
         output.write(line.removesuffix("\n"))
 
 
-def _is_read_as_utf8() -> bool:
-    """Return True if stdout is a file or a pipe, and UTF-8."""
-    return not sys.stdout.isatty() and codecs.lookup(sys.stdout.encoding).name == "utf-8"
-
-
-def _lines(form: Format, rows: Sequence[Row], *, has_bom: bool) -> Iterator[str]:
-    from aragora_q.experiments.table import COLUMNS, row_json
+def _lines(form: Format, rows: Sequence[Row], *, has_bom: bool = False) -> Iterator[str]:
+    from aragora_q.experiments.table import COLUMNS, row_cells, row_json
     from aragora_q.report import markdown, spreadsheet
 
     match form:
@@ -112,7 +104,7 @@ def _lines(form: Format, rows: Sequence[Row], *, has_bom: bool) -> Iterator[str]
         case Format.CSV:
             yield (spreadsheet.BOM if has_bom else "") + spreadsheet.csv_line(COLUMNS)
             for row in rows:
-                yield spreadsheet.csv_line(row_json(row).values())
+                yield spreadsheet.csv_line(row_cells(row))
         case Format.MARKDOWN:
             yield markdown.render_table(_table(rows))
 
@@ -122,14 +114,15 @@ def _table(rows: Sequence[Row]) -> Table:
     from aragora_q.report.document import Table
 
     return Table(
-        ("No.", "Question", "Arm", "Status", "Verdict", "Right", "Agreement", "Dissent", "Rounds", "Cost",
-         "Calls", "Time", "Problem"),
+        ("No.", "Question", "Arm", "Status", "Verdict", "Expected", "Right", "Agreement", "Dissent", "Rounds",
+         "Cost", "Calls", "Time", "Problem"),
         [TableRow([output.truncate(cell, MAX_CELL_CHARS) for cell in _cells(row)]) for row in rows],
         frozenset({"No.", "Agreement", "Rounds", "Cost", "Calls", "Time"}),
     )  # fmt: skip
 
 
 def _cells(row: Row) -> Iterator[str]:
+    from aragora_q.experiments.table import expected_cell
     from aragora_q.loose import text
 
     yield str(row.number or "")
@@ -137,11 +130,18 @@ def _cells(row: Row) -> Iterator[str]:
     yield row.arm
     yield row.status.value
     yield text(row.verdict)
+    yield text(expected_cell(row))
     yield {True: "yes", False: "no", None: ""}[row.is_right]
     yield "" if row.agreement is None else f"{row.agreement:.0%}"
     yield "; ".join(row.dissent)
     yield str(row.rounds or "")
     yield "" if row.cost_usd is None else dollars(row.cost_usd)
-    yield f"{row.calls:,}" if row.calls else ""
+    yield _calls(row)
     yield "" if row.seconds is None else output.duration(row.seconds)
     yield row.error
+
+
+def _calls(row: Row) -> str:
+    if row.taken_over:
+        return f"{row.calls:,} ({row.taken_over:,} taken over)"
+    return f"{row.calls:,}" if row.calls else ""

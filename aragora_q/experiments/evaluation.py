@@ -494,7 +494,7 @@ def _warnings(
         "calls taken over from other debates: in no cost", arms, lambda each: each.taken_over
     )
     if not inference.is_installed():
-        yield "no intervals and no tests: SciPy is not installed (pip install 'aragora-q[eval]')."
+        yield f"no intervals and no tests: SciPy is not installed ({inference.HOW_TO_INSTALL})."
 
 
 def _about(

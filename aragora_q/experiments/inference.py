@@ -14,6 +14,8 @@ from aragora_q.errors import ConfigError
 
 CONFIDENCE = 0.95
 
+HOW_TO_INSTALL = "pip install 'aragora-q[eval]'; with the Debian package, apt-get install python3-scipy"
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -35,7 +37,7 @@ def require() -> None:
     if not is_installed():
         raise ConfigError(
             "an evaluation needs SciPy, which is not installed",
-            hint="pip install 'aragora-q[eval]'",
+            hint=HOW_TO_INSTALL,
         )
 
 

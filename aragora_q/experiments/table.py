@@ -5,6 +5,7 @@ Shared with the HTTP API; docs/reference/cli-json.md describes the fields. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
@@ -67,3 +68,13 @@ def row_json(row: Row) -> RowJson:
         "tags": dict(row.tags),
         "answer": row.answer or None,
     }
+
+
+def row_cells(row: Row) -> Iterable[Any]:
+    """Return a row as the cells of a spreadsheet."""
+    return {**row_json(row), "expected": expected_cell(row)}.values()
+
+
+def expected_cell(row: Row) -> Any:
+    """Return the verdict that is right; all of them if there are several, or none."""
+    return row.expected[0] if len(row.expected) == 1 else list(row.expected)

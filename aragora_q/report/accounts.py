@@ -35,7 +35,7 @@ def _seat_table(debate: Debate) -> Table:
                 duration(taken or 0.0),
                 _cost(each),
             ],
-            "; ".join(_seat_notes(each)),
+            "; ".join(_seat_notes(each, debate)),
         )
         for each, taken in zip(debate.seats, seconds, strict=True)
         for seat in [whole(each.get("seat"))]
@@ -71,7 +71,7 @@ def record_of(debate: Debate) -> Facts:
 
 
 def _cost(seat: Mapping[str, Any]) -> str:
-    if not whole(seat.get("calls")):
+    if not (whole(seat.get("calls")) or whole(seat.get("taken_over"))):
         return ""
     return price_in_cell(number_or_none(seat.get("cost_usd")), whole(seat.get("unpriced_calls")))
 
@@ -82,7 +82,7 @@ def price_in_cell(cost_usd: float | None, unpriced_calls: int) -> str:
     return f"{dollars_or_unknown(cost_usd)}{more}"
 
 
-def _seat_notes(seat: Mapping[str, Any]) -> Iterator[str]:
+def _seat_notes(seat: Mapping[str, Any], debate: Debate) -> Iterator[str]:
     answered = texts(seat.get("answered_by") or [])
     model = text(seat.get("model"))
     if answered and answered not in ([model], [model.partition(":")[2]]):
@@ -96,11 +96,18 @@ def _seat_notes(seat: Mapping[str, Any]) -> Iterator[str]:
         calls = count(whole(each.get("calls")), "call")
         yield f"{text(each.get('agent'))} in its place ({calls}): {text(each.get('why'))}"
     if taken := whole(seat.get("taken_over")):
-        yield f"{count(taken, 'reply', 'replies')} taken over from another debate"
+        yield f"{count(taken, 'reply', 'replies')} taken over from {_payers(seat, debate)}"
     if dropped := text(seat.get("dropped")):
         yield f"dropped out: {dropped}"
     if cut := whole(seat.get("cut")):
         yield f"{count(cut, 'reply', 'replies')} cut at a limit"
+
+
+def _payers(seat: Mapping[str, Any], debate: Debate) -> str:
+    """Return the debates that paid for a seat's replies: forks of forks have several."""
+    own = [call for call in debate.calls.all() if call.seat == whole(seat.get("seat"))]
+    paid = dict.fromkeys(call.taken_from for call in own if call.taken_from)
+    return ", ".join(paid) or text(debate.result.get("forked_from")) or "another debate"
 
 
 def time_of(seconds: float | None) -> str:

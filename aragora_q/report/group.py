@@ -59,6 +59,10 @@ class Entry(Protocol):
         """None if there is none."""
 
     @property
+    def dissent(self) -> Sequence[str]:
+        """Other verdicts that seats hold or voted for."""
+
+    @property
     def agreement(self) -> float | None:
         """Share of the seats behind the verdict."""
 
@@ -73,6 +77,10 @@ class Entry(Protocol):
     @property
     def calls(self) -> int:
         """Calls that were made."""
+
+    @property
+    def taken_over(self) -> int:
+        """Calls that were taken over from another debate, at no cost."""
 
     @property
     def seconds(self) -> float | None:
@@ -108,7 +116,7 @@ def build_front(title: Title, entries: Sequence[Entry]) -> Front:
         f"Group {title.group}",
         [Facts([row for row in _facts(title, entries) if row[1]])],
         list(_contents(entries)),
-        Section("Overview", [Table(head, rows, NUMBERS, "Error")]),
+        Section("Overview", [Table(head, rows, NUMBERS, "Notes")]),
     )
 
 
@@ -162,6 +170,7 @@ def _contents(entries: Sequence[Entry]) -> Iterator[Topic]:
 
 def _row(number: int, entry: Entry) -> Row:
     is_completed = entry.status is JobStatus.COMPLETED
+    has_calls = entry.calls or entry.taken_over
     cells = [
         f"{number}. {_name(entry, MAX_CELL_CHARS)}",
         entry.arm,
@@ -169,11 +178,13 @@ def _row(number: int, entry: Entry) -> Row:
         _verdict(entry) if is_completed else "",
         "" if entry.agreement is None else f"{entry.agreement:.0%}",
         {True: "yes", False: "no", None: ""}[entry.is_right],
-        accounts.price_in_cell(entry.cost_usd, entry.unpriced_calls) if entry.calls else "",
-        f"{entry.calls:,}" if entry.calls else "",
+        accounts.price_in_cell(entry.cost_usd, entry.unpriced_calls) if has_calls else "",
+        f"{entry.calls:,}" if has_calls else "",
         "" if entry.seconds is None else duration(entry.seconds),
     ]
-    return Row(cells, "" if is_completed else shortened(entry.error, MAX_ERROR_CHARS), number)
+    dissent = shortened("; ".join(entry.dissent), MAX_CELL_CHARS)
+    note = f"dissent: {dissent}" if dissent else ""
+    return Row(cells, note if is_completed else shortened(entry.error, MAX_ERROR_CHARS), number)
 
 
 def _verdict(entry: Entry) -> str:

@@ -77,7 +77,7 @@ _LIVE = {status.value: f"has not ended: it is {status}" for status in LIVE}
 _NOT_REQUEUED = {
     **{status.value: f"is already {status}" for status in LIVE},
     "held": "is held: to let it run, unhold it",
-    "completed": "was not requeued: it has completed; enqueue it again under another id",
+    "completed": "was not requeued: it has completed; enqueue it again under another id, and a debate from it",
     "malformed": "was not requeued: it is the dead letter of a malformed entry",
     "not-reached": "was not requeued: its debate did not reach that phase",
 }

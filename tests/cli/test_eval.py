@@ -48,7 +48,7 @@ def end(on_queue):
                 for job in jobs:
                     verdict = answer(codec.decode(job.raw_payload))
                     found = {"verdict": verdict, "confidence": 1.0, "cost_usd": 0.01,
-                             "token_usage": {"requests": 1}, "duration_seconds": 2.0,
+                             "token_usage": {"requests": 1, "input_tokens": 20, "output_tokens": 10}, "duration_seconds": 2.0,
                              "first_votes": [{"seat": 0, "verdict": verdict}]}  # fmt: skip
                     outcome = Failed("no") if verdict is None else Completed(codec.encode(found))
                     await harness.report(worker, job, outcome)
@@ -103,6 +103,7 @@ def test_questions_are_asked_then_waited_for_then_reported(run, end, on_queue):
         r"^debate +8/8 +100% +63 to 100% +\$0\.01 +1\.0 +2\.0 s", done.out, re.MULTILINE
     )
     assert re.search(r"^one +4/8 +50%", done.out, re.MULTILINE)
+    assert re.search(r"^debate .* 8 +240 +\$0\.08$", done.out, re.MULTILINE)  # calls, tokens, cost
     assert "8 questions do not separate" in " ".join(done.out.split())
     assert max(map(len, done.lines)) <= 80
 
@@ -210,4 +211,5 @@ def test_without_scipy_nothing_is_bought(run, on_queue, monkeypatch):
     done = run("-a", "ann,bob", "--yes", questions=QUESTIONS)
     assert (done.code, done.out) == (78, "")
     assert "pip install 'aragora-q[eval]'" in done.err
+    assert "apt-get install python3-scipy" in done.err
     assert agents_of(on_queue) == {}

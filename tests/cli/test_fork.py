@@ -1,5 +1,7 @@
 """`enqueue --from ID` and `requeue --from PHASE`: debates again, without paying again."""
 
+import re
+
 import pytest
 
 AGENTS = ("--agents", "demo:bold,demo:careful,demo:curious")
@@ -38,7 +40,10 @@ def test_a_fork_from_the_command_line(run_cli, cli_command, source):
     result = run_cli("status", "fork", "--json").object["result"]
     assert (result["taken_over"], result["token_usage"]["requests"]) == (12, 0)
     assert "12 calls from source" in run_cli("status", "fork").out
-    assert "12 calls from source" in run_cli("show", "fork").out
+    shown = run_cli("show", "fork").out
+    assert "12 calls from source" in shown
+    assert shown.count("4 replies taken over from source") == 3
+    assert re.search(r"^1 .* 0\.0 s +\$0$", shown, re.MULTILINE)  # priced 0
     shown = run_cli("show", "fork", "--format", "json").object
     assert {each["taken_from"] for row in shown["rounds"] for each in row["replies"]} == {"source"}
     assert run_cli("spend", "--json").out == before

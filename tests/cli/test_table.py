@@ -7,6 +7,7 @@ import json
 import pytest
 from support import swept
 
+from aragora_q import codec
 from aragora_q.base import Job
 from aragora_q.contracts import Completed, Failed
 from aragora_q.formats import columns
@@ -35,15 +36,15 @@ def trivia(fill):
 
 
 def read_csv(text):
-    """The rows of CSV, as a program reads them that knows byte order marks."""
-    return list(csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True))
+    """The rows of CSV, as a program reads them."""
+    return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
 
 
 def test_csv(run_cli, trivia):
-    """By default, CSV: a byte order mark for Excel, names of the columns, a row per question and arm."""
+    """By default, CSV: names of the columns, and a row per question and arm; no byte order mark for a pipe."""
     found = run_cli("table", "trivia")
     assert (found.code, found.err) == (0, "")
-    assert found.out.startswith(f"\ufeff{HEAD}\r\n")
+    assert found.out.startswith(f"{HEAD}\r\n")
     rows = read_csv(found.out)
     assert [(row["number"], row["arm"], row["status"], row["verdict"], row["right"]) for row in rows] == [
         ("1", "vote", "completed", "Jupiter", "true"),
@@ -52,7 +53,7 @@ def test_csv(run_cli, trivia):
         ("2", "debate", "completed", "Jupiter", "true"),
     ]  # fmt: skip
     assert rows[0]["question"] == "Question 1: which planet?"
-    assert (rows[0]["cost_usd"], rows[0]["expected"]) == ("0.03", '["Jupiter"]')
+    assert (rows[0]["cost_usd"], rows[0]["expected"]) == ("0.03", "Jupiter")
     assert (rows[2]["error"], rows[2]["cost_usd"], rows[2]["id"]) == (
         "no seat could vote",
         "",
@@ -75,11 +76,11 @@ def test_markdown(run_cli, trivia):
     """Markdown is a table alone, without columns that are blank in every row."""
     found = run_cli("table", "trivia", "-f", "md")
     head, rule, first, *_ = found.lines
-    shown = "No. Question Arm Status Verdict Right Agreement Rounds Cost Calls Time Problem"
+    shown = "No. Question Arm Status Verdict Expected Right Agreement Rounds Cost Calls Time Problem"
     assert head == f"| {' | '.join(shown.split())} |"
     assert rule.count("|") == head.count("|")
     assert first.startswith(
-        "| 1 | Question 1: which planet? | vote | completed | Jupiter | yes | 100% | 1 |"
+        "| 1 | Question 1: which planet? | vote | completed | Jupiter | Jupiter | yes | 100% | 1 |"
     )
     assert len(found.lines) == 6
 
@@ -100,9 +101,27 @@ def test_a_file(run_cli, trivia, tmp_path):
     assert run_cli("table", "trivia", "-o", "-", "-f", "jsonl").lines[0].startswith('{"number":1')
 
 
-def test_a_terminal_gets_no_byte_order_mark(run_cli, trivia):
-    """What is copied from a terminal begins with the first column."""
-    assert run_cli("table", "trivia", terminal=True).out.startswith("number,")
+def test_only_a_file_has_a_byte_order_mark(run_cli, trivia, tmp_path):
+    """It makes Excel read UTF-8; a program at the other end of a pipe, or a person, has no use for it."""
+    for args in ((), ("-o", "-")):
+        assert run_cli("table", "trivia", *args).out.startswith("number,")
+    run_cli("table", "trivia", "-o", tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_bytes().startswith("\ufeffnumber,".encode())
+
+
+def test_what_is_expected_and_taken_over(run_cli, fill):
+    """One right verdict stands as it is, several as a list; Markdown marks calls that cost nothing."""
+    result = swept.result("Mars", token_usage={}, forked_from="other", taken_over=12)
+    fill(
+        (swept.job("vote", 1, expected=["Mars"]), Completed(codec.encode(result))),
+        (swept.job("vote", 2, expected=["Mars", "Jupiter"]), "Mars"),
+    )
+    rows = read_csv(run_cli("table", "trivia").out)
+    assert [row["expected"] for row in rows] == ["Mars", '["Mars", "Jupiter"]']
+    _, _, first, second = run_cli("table", "trivia", "-f", "md").lines
+    assert "| Mars | Mars | yes |" in first
+    assert "| 0 (12 taken over) |" in first
+    assert '| ["Mars", "Jupiter"] |' in second.replace("\\", "")
 
 
 def test_hostile_texts(run_cli, fill):

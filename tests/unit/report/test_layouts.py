@@ -321,6 +321,7 @@ def all_kinds():
     first, second = SAMPLES["agreeing"](), SAMPLES["dropped"]()
     noted(first[0], "debate", 1, expected=["Canberra"])
     noted(second[0], "vote", 1, expected=["Sydney"])
+    second[0].result["dissent"] = [{"verdict": "Sydney"}]
     other = Job({"n": 1}, id="other", status=JobStatus.FAILED, error="no such file")
     gone = job("Gone?", ["a", "b"])
     return [first, second, SAMPLES["running"](), SAMPLES["failed"](), (gone, None), (other, {})]
@@ -352,7 +353,7 @@ def test_a_document_has_its_headings_in_order():
 
 
 def test_the_overview_has_a_row_for_each_job():
-    """Question, arm, verdict, agreement, whether it is right, cost, calls, time; of others status and error."""
+    """Question, arm, verdict, agreement, whether it is right, dissent, price; of others status and error."""
     front, chapters = group_of(*all_kinds())
     [table] = front.overview.blocks
     rows = [dict(zip(table.head, row.cells, strict=True)) for row in table.rows]
@@ -360,6 +361,7 @@ def test_the_overview_has_a_row_for_each_job():
         "Debate": "1. What is the capital of Australia?", "Arm": "debate", "Status": "", "Verdict": "Canberra",
         "Agreement": "100%", "Right": "yes", "Cost": "$0.0372", "Calls": "12", "Time": "31 s",
     }  # fmt: skip
+    assert table.rows[1].detail == "dissent: Sydney"
     assert (rows[1]["Right"], rows[1]["Cost"]) == ("no", "$0.0372 + 1 unknown")
     assert [row["Status"] for row in rows[2:]] == ["processing", "failed", "", "failed"]
     assert table.rows[5].detail == "no such file"
