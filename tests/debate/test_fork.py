@@ -223,6 +223,18 @@ async def test_all_tries_of_a_call(run_debate, seat_scripted_agents):
     assert result["taken_over"] == 3
 
 
+async def test_a_reply_that_the_limits_cut_is_asked_for_again(run_debate, seated):
+    """A call that the other debate's limits cut short is made with the room that this one has, and paid for."""
+    _, session, _ = await run_debate(**TEXT)
+    asked_of(seated)
+    seeds = seeds_of(session)
+    seeds["seed/source/call/vote.1.0"] |= {"limited": True, "clipped": True}
+    fork = MemorySession(seeds)
+    _, _, result = await run_debate(session=fork, forked_from="source", **TEXT)
+    assert asked_of(seated) == {"bob": ["Vote"]}
+    assert (result["taken_over"], result["token_usage"]["requests"]) == (11, 1)
+
+
 async def test_a_crash_in_between(run_debate, seated):
     """An attempt that ended while it took calls over is continued: each is taken over once."""
     _, session, whole = await run_debate(**TEXT)
@@ -274,6 +286,7 @@ async def test_damaged_seeds(run_debate, seated):
         {},
         {"value": 3},
         {**seeds[first], "was": 3, "from": "x"},
+        {**seeds[first], "was": {}},
         {**seeds[first], "in": "1"},
     ):
         fork = MemorySession(

@@ -313,6 +313,8 @@ class Participants:
     ) -> list[Entry]:
         """Return replies of another debate to exactly this request, by agents with exactly these settings.
 
+        One that the limits of the other debate cut short was asked for in another way.
+
         A proposal may be one of another seat, unless that seat has the same agent here, too: its prompt is that
         of all seats, and it names none.
         """
@@ -325,7 +327,7 @@ class Participants:
         def matches(entry: Entry) -> bool:
             who = entry["agent"], entry["model"], entry["settings"]
             is_exact: bool = known.get(who) == entry["prompt"]
-            return is_exact and entry["phase"] == place["phase"]
+            return is_exact and entry["phase"] == place["phase"] and "clipped" not in entry
 
         def may_stand_in(entry: Entry) -> bool:
             if not (entry["phase"] == place["phase"] == "propose" and entry["agent"] == own):
