@@ -134,6 +134,24 @@ async def test_another_order(forked):
     assert found == dict.fromkeys(THREE, later)
 
 
+async def test_a_vote_counts_for_the_seat_that_it_meant(run_debate, seat_scripted_agents):
+    """A vote on the same answers under the same labels is asked for again if they are other seats' here."""
+    made = seat_scripted_agents(
+        ann=saying("tea", choice="water"), bob=saying("tea", choice="tea"),
+        cyd=saying("water", choice="tea"),
+    )  # fmt: skip
+    fields = {"rounds": 0, "debate": "never", "question": "Which drink?"}
+    _, session, _ = await run_debate(agents=THREE, **fields)
+    asked_of(made)
+    fork = MemorySession(seeds_of(session))
+    outcome, _, result = await run_debate(
+        session=fork, agents=["ann", "cyd"], forked_from="source", **fields
+    )
+    assert isinstance(outcome, Completed)
+    assert asked_of(made) == {"ann": ["Vote"], "cyd": ["Vote"]}
+    assert result["taken_over"] == 2
+
+
 async def test_each_sample_counts_once(run_debate, seat_scripted_agents):
     """An agent in several seats: each of its answers is taken over once, however seats are ordered."""
     numbers = iter(range(100))

@@ -113,7 +113,6 @@ async def test_put_of_a_fork_is_idempotent(api, harness):
         assert kind(other) == (409, "job-differs", 65)
         await harness.queue.purge_many(["source"])
     assert kind(await api.put("/jobs/new", json=fork)) == (422, "invalid-payload", 65)
-    assert kind(await api.put("/jobs/source", json={"from": "fork"})) == (422, "invalid-payload", 65)
 
 
 async def test_puts_at_the_same_time(api, harness, monkeypatch):
