@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from aragora_q.base import is_job_id
+from aragora_q.base import Job, is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound
 from aragora_q.intake.jobs import JOB_FIELDS, is_debate
+from aragora_q.job import forked_from
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -27,6 +28,8 @@ async def with_source(
     """Return the fields of a line that has the field `from`: those of that debate with the changes.
 
     `defaults` that are of a debate are changes, too; but not `agents`, which are those of the other debate.
+    If that debate is gone, and the line names a job that was made from it, the fields are those of that job: it
+    exists, so enqueueing it again changes nothing.
 
     Raises:
         JobNotFound: there is no such job, or it has expired.
@@ -37,7 +40,7 @@ async def with_source(
         raise InvalidPayload(f"from must be the id of a debate, got {source!r:.100}")
     if "payload" in fields or "forked_from" in fields:
         raise InvalidPayload("from excludes payload and forked_from")
-    job = await queue.get_job(source)
+    job = await queue.get_job(source) or await _made_from(queue, source, fields.get("id"))
     if job is None:
         raise JobNotFound(source, queue.config.queue)
     if not is_debate(job.payload, queue.config):
@@ -46,6 +49,14 @@ async def with_source(
     changes = {name: value for name, value in defaults.items() if name not in kept}
     changes |= {name: value for name, value in fields.items() if name != FROM}
     return {**_without_obsolete(job.payload, changes), **changes, "forked_from": source}
+
+
+async def _made_from(queue: RedisStreamsQueue, source: str, job_id: object) -> Job | None:
+    """Return the job of that id if it exists and was made from the debate `source`."""
+    if not isinstance(job_id, str) or not is_job_id(job_id):
+        return None
+    job = await queue.get_job(job_id)
+    return job if job is not None and forked_from(job.payload) == source else None
 
 
 def _without_obsolete(payload: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

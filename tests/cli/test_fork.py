@@ -104,6 +104,19 @@ def test_forks_in_json_lines(run_cli, source):
     assert (payload["rounds"], payload["forked_from"]) == (2, "source")
 
 
+def test_an_existing_fork_whose_source_is_gone(run_cli, source):
+    """The same command again finds the job, as for any id: nothing changes, whatever became of the source."""
+    fork = ("enqueue", "--from", source, "--rounds", 2, "--id", "fork", "--json")
+    assert run_cli(*fork).object == {"id": "fork", "created": True}
+    run_cli("purge", source, "--yes")
+    again = run_cli(*fork)
+    assert (again.code, again.object) == (0, {"id": "fork", "created": False})
+    line = f'{{"from": "{source}", "id": "fork"}}\n{{"from": "{source}", "id": "new"}}\n'
+    ended = run_cli("enqueue", "-", "--json", stdin=line)
+    assert ended.objects[0] == {"line": 1, "id": "fork", "created": False}
+    assert f"from: job {source} not found" in ended.objects[1]["error"]
+
+
 def test_a_mode_without_a_judge_drops_the_judge(run_cli, source):
     """Fields that the changes make meaningless are left out, so that one option is enough."""
     judged = ("--consensus", "judge", "--judge", "demo")

@@ -134,6 +134,24 @@ async def test_another_order(forked):
     assert found == dict.fromkeys(THREE, later)
 
 
+async def test_a_vote_counts_for_the_seat_that_it_meant(run_debate, seat_scripted_agents):
+    """A vote on the same answers under the same labels is asked for again if they are other seats' here."""
+    made = seat_scripted_agents(
+        ann=saying("tea", choice="water"), bob=saying("tea", choice="tea"),
+        cyd=saying("water", choice="tea"),
+    )  # fmt: skip
+    fields = {"rounds": 0, "debate": "never", "question": "Which drink?"}
+    _, session, _ = await run_debate(agents=THREE, **fields)
+    asked_of(made)
+    fork = MemorySession(seeds_of(session))
+    outcome, _, result = await run_debate(
+        session=fork, agents=["ann", "cyd"], forked_from="source", **fields
+    )
+    assert isinstance(outcome, Completed)
+    assert asked_of(made) == {"ann": ["Vote"], "cyd": ["Vote"]}
+    assert result["taken_over"] == 2
+
+
 async def test_each_sample_counts_once(run_debate, seat_scripted_agents):
     """An agent in several seats: each of its answers is taken over once, however seats are ordered."""
     numbers = iter(range(100))
@@ -223,6 +241,18 @@ async def test_all_tries_of_a_call(run_debate, seat_scripted_agents):
     assert result["taken_over"] == 3
 
 
+async def test_a_reply_that_the_limits_cut_is_asked_for_again(run_debate, seated):
+    """A call that the other debate's limits cut short is made with the room that this one has, and paid for."""
+    _, session, _ = await run_debate(**TEXT)
+    asked_of(seated)
+    seeds = seeds_of(session)
+    seeds["seed/source/call/vote.1.0"] |= {"limited": True, "clipped": True}
+    fork = MemorySession(seeds)
+    _, _, result = await run_debate(session=fork, forked_from="source", **TEXT)
+    assert asked_of(seated) == {"bob": ["Vote"]}
+    assert (result["taken_over"], result["token_usage"]["requests"]) == (11, 1)
+
+
 async def test_a_crash_in_between(run_debate, seated):
     """An attempt that ended while it took calls over is continued: each is taken over once."""
     _, session, whole = await run_debate(**TEXT)
@@ -274,6 +304,7 @@ async def test_damaged_seeds(run_debate, seated):
         {},
         {"value": 3},
         {**seeds[first], "was": 3, "from": "x"},
+        {**seeds[first], "was": {}},
         {**seeds[first], "in": "1"},
     ):
         fork = MemorySession(

@@ -28,7 +28,11 @@ LEASE_MS = 3_000
 
 
 class HeldCalls:
-    """A stub's fault function: holds every debate's n-th call, where n is the debate's number."""
+    """A stub's fault function: holds every debate's n-th call, where n is the debate's number.
+
+    It holds it until `released` is set, however long the others take: a call that ends without a reply is tried
+    again, which costs an attempt.
+    """
 
     def __init__(self):
         self.asked = Counter()
@@ -42,7 +46,7 @@ class HeldCalls:
             self.asked[debate] += 1
             if debate not in self.reached and self.asked[debate] >= debate:
                 self.reached.add(debate)
-                return lambda handler: self.released.wait(60)
+                return lambda handler: self.released.wait()
         return None
 
 
@@ -55,7 +59,9 @@ def queue_settings(redis_url, stub, debate):
         "concurrency": 1,
         "metrics_port": 0,
         "agents": {
-            f"agent-{seat}": stub.agent("openai" if seat else "anthropic", f"{debate}-{seat}")
+            f"agent-{seat}": stub.agent(
+                "openai" if seat else "anthropic", f"{debate}-{seat}", timeout_seconds=600
+            )
             for seat in range(SEATS)
         },
     }
@@ -122,6 +128,7 @@ async def test_24_debates_killed_at_24_calls_pay_no_finished_call_twice(
             ttl = redis_client.pttl(queue.connection.keys.journal(f"d{debate}"))
             assert ttl > 6 * 86_400_000  # the journal lives as long as the rest of the job
     finally:
+        held.released.set()
         workers.close()
         for queue in queues.values():
             await queue.close()

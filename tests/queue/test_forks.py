@@ -219,3 +219,22 @@ async def test_requeue_from_twice(harness, run_source):
     assert await harness.queue.requeue(["source"], from_phase="vote") == ["requeued"]
     left = await harness.queue.tracker.checkpoints("source")
     assert left == {"past/vote.0.0": {"n": 1}, "past/vote.0.1": {"n": 2}}
+
+
+async def test_a_requeued_fork_and_its_forks_take_over_nothing_of_the_phase(harness, run_source):
+    """What is to be asked again is taken over neither by the fork nor by a fork of it; other seeds stay."""
+    session, _ = await run_source(Completed(b"{}"))
+    await harness.queue.enqueue(fork_of("source"))
+    job = await harness.start_one(session)
+    for name in ("begun", "call/propose.0.0", "call/r1.review.0.0"):
+        await session.checkpoint(job, name, CALLS[name])
+    await harness.report(session, job, Failed("x"))
+    await harness.queue.requeue(["fork"], from_phase="r1")
+    left = {name: SEEDS[name] for name in ("seed/begun", "seed/source/call/propose.0.0")}
+    found = await harness.queue.tracker.checkpoints("fork")
+    assert {name: each for name, each in found.items() if name.startswith("seed/")} == left
+    assert harness.redis.hget(harness.keys.journal("fork"), "seeds") == "2"
+    await harness.queue.enqueue(fork_of("fork", "second"))
+    assert await harness.queue.tracker.checkpoints("second") == {
+        **left, "seed/fork/call/propose.0.0": CALLS["call/propose.0.0"],
+    }  # fmt: skip

@@ -95,6 +95,26 @@ async def test_put_is_idempotent(api, harness):
     assert kind(await api.put("/jobs/-", json=body)) == (422, "invalid-payload", 65)
 
 
+async def test_put_of_a_fork_is_idempotent(api, harness):
+    """A debate made with `from` is found again, and compared, also after its source was deleted."""
+    debate = {"question": "Tea?", "agents": ["demo:bold", "demo:careful"], "metadata": {"n": 1}}
+    assert (await api.put("/jobs/source", json=debate)).status_code == 201
+    worker = await harness.worker("w1")
+    job = await harness.start_one(worker)
+    for name in ("begun", "call/propose.0.0"):
+        await worker.checkpoint(job, name, {})
+    await harness.report(worker, job, Failed("x"))
+    fork = {"from": "source", "rounds": 1}
+    assert (await api.put("/jobs/fork", json=fork)).status_code == 201
+    for _ in range(2):
+        same = await api.put("/jobs/fork", json=fork)
+        assert (same.status_code, same.json()) == (200, {"id": "fork", "created": False})
+        other = await api.put("/jobs/fork", json={**fork, "rounds": 2})
+        assert kind(other) == (409, "job-differs", 65)
+        await harness.queue.purge_many(["source"])
+    assert kind(await api.put("/jobs/new", json=fork)) == (422, "invalid-payload", 65)
+
+
 async def test_puts_at_the_same_time(api, harness, monkeypatch):
     """One enqueues the job, the others find it; one that finds it deleted is asked to try again, not lost."""
     puts = [api.put("/jobs/p", json={"payload": {"n": n % 2}}) for n in range(10)]

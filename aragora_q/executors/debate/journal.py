@@ -417,7 +417,9 @@ def _number_of_try(name: str) -> tuple[str, int]:
 def _is_call(entry: Entry) -> bool:
     if not _has(entry, _CALL):
         return False
-    if "from" in entry and not (origin(entry) and _has(loose.mapping(entry.get("was")), _WAS)):
+    if {"from", "was"} & entry.keys() and not (
+        origin(entry) and _has(loose.mapping(entry.get("was")), _WAS)
+    ):
         return False
     value, needed = entry.get("value"), _VALUES.get(entry["phase"])
     if isinstance(value, dict):

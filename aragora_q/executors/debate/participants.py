@@ -30,6 +30,7 @@ from aragora_q.errors import (
 )
 from aragora_q.executors.debate.agents import AgentRegistry
 from aragora_q.executors.debate.calls import AskAgent, Asked, BudgetSpent, ReadReply
+from aragora_q.executors.debate.consensus import stable_hash
 from aragora_q.executors.debate.entries import entry_of, reason_of
 from aragora_q.executors.debate.fallbacks import closed_seconds
 from aragora_q.executors.debate.journal import Entry, Journal
@@ -263,10 +264,10 @@ class Participants:
         """
         call = f"{phase}{part}.{seat}"
         agents = await self._agents_of(seat, call)
-        tries = self._tries(call, request, agents)
+        tries = self._tries(call, request, labels, agents)
         place = {"phase": phase.name, "round": phase.round, "seat": seat, "step": self._step}
         if self._journal.has_seeds and all(map(origin, tries)):
-            tries += await self._take_over(call, request, tries, agents, place)
+            tries += await self._take_over(call, request, labels, tries, agents, place)
         while self._next_manner(tries, agents) and self._may_ask(call, tries):
             try:
                 entry = await self._ask_any(agents, call, request, labels, tries, place)
@@ -293,10 +294,16 @@ class Participants:
                     agents[name] = await self._registry.agent(name, seat, self._service_tier)
         return agents
 
-    def _tries(self, call: str, request: AgentRequest, agents: Mapping[str, Agent]) -> list[Entry]:
+    def _tries(
+        self,
+        call: str,
+        request: AgentRequest,
+        labels: Mapping[str, int],
+        agents: Mapping[str, Agent],
+    ) -> list[Entry]:
         """Return the replies to `request` that count, oldest first."""
         known = {(agent.name, agent.model, agent.settings) for agent in agents.values()}
-        prompts = {agent.digest(request) for agent in agents.values()}
+        prompts = {_digest(agent, request, labels) for agent in agents.values()}
         return [
             entry
             for entry in self._journal.tries(call, prompts)
@@ -307,17 +314,20 @@ class Participants:
         self,
         call: str,
         request: AgentRequest,
+        labels: Mapping[str, int],
         tries: Sequence[Entry],
         agents: Mapping[str, Agent],
         place: Mapping[str, Any],
     ) -> list[Entry]:
         """Return replies of another debate to exactly this request, by agents with exactly these settings.
 
+        One that the limits of the other debate cut short was asked for in another way.
+
         A proposal may be one of another seat, unless that seat has the same agent here, too: its prompt is that
         of all seats, and it names none.
         """
         known = {
-            (agent.name, agent.model, agent.settings): agent.digest(request)
+            (agent.name, agent.model, agent.settings): _digest(agent, request, labels)
             for agent in agents.values()
         }
         own, seat = self.names[place["seat"]], place["seat"]
@@ -325,7 +335,7 @@ class Participants:
         def matches(entry: Entry) -> bool:
             who = entry["agent"], entry["model"], entry["settings"]
             is_exact: bool = known.get(who) == entry["prompt"]
-            return is_exact and entry["phase"] == place["phase"]
+            return is_exact and entry["phase"] == place["phase"] and "clipped" not in entry
 
         def may_stand_in(entry: Entry) -> bool:
             if not (entry["phase"] == place["phase"] == "propose" and entry["agent"] == own):
@@ -556,12 +566,17 @@ class Participants:
 
 
 def _reader(agent: Agent, request: AgentRequest, labels: Mapping[str, int]) -> ReadReply:
-    prompt = agent.digest(request)
+    prompt = _digest(agent, request, labels)
 
     def read(manner: Manner, reply: Reply) -> Entry:
         return {**entry_of(agent, request, manner, reply, labels), "prompt": prompt}
 
     return read
+
+
+def _digest(agent: Agent, request: AgentRequest, labels: Mapping[str, int]) -> str:
+    """Return a digest of the exact prompt of `request`, and of the seats that its `labels` stand for."""
+    return stable_hash(agent.digest(request), *sorted(labels.items()))
 
 
 def _with_account(agent: Agent | None, why: str) -> str:

@@ -12,7 +12,8 @@
 -- and a partial result are deleted.
 --
 -- With `from_phase`, the calls `call/<phase>...` of that phase of a debate and of later ones become `past/...`, which
--- count only for what they cost; decisions about these phases are deleted. `r1` is the first phase of that round that
+-- count only for what they cost; decisions about these phases are deleted, and so are seeds of other debates for them:
+-- neither this job nor a fork of it takes them over. `r1` is the first phase of that round that
 -- the debate has reached.
 
 local PLACES = {review = 1, escalation = 2, revise = 3, discuss = 3}
@@ -45,10 +46,13 @@ local function first_rank(journal)
 end
 
 local function discard_from(journal, first)
+  local seeds = 0
   for _, name in ipairs(redis.call('HKEYS', journal)) do
     local kind, rest = string.match(name, '^checkpoint:(%l[%l_]*)/(.*)$')
     local rank
-    if kind == 'call' or kind == 'given_up' then
+    if kind == 'seed' then
+      rank = rank_of_call(string.match(rest, '^[^/]*/call/(.*)$') or '')
+    elseif kind == 'call' or kind == 'given_up' then
       rank = rank_of_call(rest)
     elseif kind == 'decision' then
       rank = rank_of((string.gsub(rest, '^before_', '')))
@@ -56,6 +60,8 @@ local function discard_from(journal, first)
     if rank and rank >= first then
       if kind == 'call' then
         redis.call('HSET', journal, 'checkpoint:past/' .. rest, redis.call('HGET', journal, name))
+      elseif kind == 'seed' then
+        seeds = seeds + 1
       else
         local bytes = parse_int(redis.call('HGET', journal, 'bytes')) or 0
         local freed = redis.call('HSTRLEN', journal, name) + #name - 11  -- as checkpoint.lua counted it
@@ -63,6 +69,10 @@ local function discard_from(journal, first)
       end
       redis.call('HDEL', journal, name)
     end
+  end
+  if seeds > 0 then  -- they do not count in `bytes`
+    local count = parse_int(redis.call('HGET', journal, 'seeds')) or 0
+    redis.call('HSET', journal, 'seeds', text(math.max(0, count - seeds)))
   end
 end
 
