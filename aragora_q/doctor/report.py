@@ -157,6 +157,13 @@ PROBLEMS = {
             repairable=False,
             of="group",
         ),
+        Problem(
+            "experiment-wrong-type",
+            "has a key of another type where the record of its experiment should be",
+            "delete that key; sweep then finds only debates that are not deleted",
+            repairable=False,
+            of="group",
+        ),
         Problem("group-without-jobs", "has no jobs, but is kept", "delete it", of="group"),
         Problem(
             "group-lost",

@@ -108,7 +108,7 @@ def read_toml(data: bytes) -> ArmsFile:
     """Return what a file of arms has: the table [defaults], and tables [arms.NAME].
 
     Raises:
-        InvalidPayload: it is not TOML, or has something else.
+        InvalidPayload: it is not TOML, has something else, or has neither.
     """
     try:
         document = tomllib.loads(codec.text(data))
@@ -118,6 +118,8 @@ def read_toml(data: bytes) -> ArmsFile:
         raise InvalidPayload(f"not TOML: {error}", hint="nothing was enqueued") from None
     check_known(document, ("defaults", "arms"), "table")
     defaults, arms = _table(document, "defaults"), _table(document, "arms")
+    if not (defaults or arms):
+        raise InvalidPayload("there are no arms and no defaults", hint="an arm is [arms.NAME]")
     check_known(defaults, ARM_FIELDS, "field of [defaults]:")
     _check_json(defaults, "[defaults]")
     return ArmsFile(defaults, [(name, _table(arms, name, "arms.")) for name in arms])

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 CODE = re.compile(r"^(```|~~~|    |\t)", re.MULTILINE)
 """What a text with code has, as models write it."""
@@ -59,7 +60,7 @@ class Table:
     detail: str = ""
     """The name of the rows' details."""
 
-    @property
+    @cached_property
     def shown(self) -> list[int]:
         """The indexes of the columns to show: the first, and each that is not blank in every row."""
         indexes = range(len(self.head))

@@ -187,6 +187,7 @@ BREAKS_OF_GROUPS = {
     "labels-lost": lambda redis_client: redis_client.delete(f"{PREFIX}labels"),
     "label-wrong-type": _break_label_type,
     "group-wrong-type": _break_group_type,
+    "experiment-wrong-type": lambda redis_client: redis_client.set(f"{PREFIX}experiment:open", "x"),
     "group-without-jobs": _break_group_without_jobs,
     "group-lost": lambda redis_client: redis_client.delete(f"{PREFIX}group:open"),
     "group-invalid-numbers": lambda redis_client: redis_client.hset(

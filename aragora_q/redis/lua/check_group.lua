@@ -100,6 +100,8 @@ if #valid > 0 and add_problem('group-invalid-numbers') then redis.call('HSET', k
 if not redis.call('ZSCORE', groups, group) and add_problem('group-unlisted') then
   redis.call('ZADD', groups, text(parse_int(state.created_at) or now), group)
 end
+local record = redis.call('TYPE', queue_prefix .. 'experiment:' .. group).ok
+if record ~= 'hash' and record ~= 'none' then add_problem('experiment-wrong-type') end
 if known < size then return reply('done') end
 if #fields > 0 and add_problem('group-counts') then set_counts() end
 

@@ -81,6 +81,8 @@ def test_an_option_that_is_refused(text, reason):
         (b"[arms.a]\nrounds = nan", "arm a: rounds is not JSON"),
         (b"[arms.'a b']", "name of an arm: "),
         (b"[arms.b]", "two arms are named b"),
+        (b"[arms]\n", "there are no arms and no defaults"),
+        (b"", "there are no arms and no defaults"),
     ],
 )
 def test_a_file_that_is_refused(file, reason):

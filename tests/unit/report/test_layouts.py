@@ -417,3 +417,18 @@ def test_a_document_as_text():
         "s",
     ]
     assert lines.count("═" * 78) == 6
+
+
+def test_a_long_table_takes_time_in_proportion():
+    """The columns that are blank are looked for once, not for each row."""
+
+    class Rows(list):
+        reads = 0
+
+        def __iter__(self):
+            Rows.reads += 1
+            return super().__iter__()
+
+    rows = Rows([Row(["1", "", "x"]) for _ in range(50)])
+    assert markdown.render_table(Table("abc", rows)).count("\n| 1 | x |") == 50
+    assert Rows.reads < 10
