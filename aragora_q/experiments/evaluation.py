@@ -34,7 +34,8 @@ OVERCONFIDENT = 0.1
 """Mean agreement above accuracy by more than this is pointed out."""
 
 EQUAL = 0.8
-"""Arms whose cost per question is below this share of the highest are pointed out."""
+"""Costs per question of which one is below this share of the other are pointed out: those of two arms, and
+what was expected and what came."""
 
 MAX_DIFFERENCES = 10
 """Differences that have a sentence each, the clearest first."""
@@ -129,7 +130,9 @@ class ArmResult:
     cost_usd: float | None
     """The sum of all known prices."""
     cost_per_question_usd: float | None
-    """The mean cost of the debates that ended and whose calls all have a known price."""
+    """The mean cost of the debates that completed or failed and whose calls all have a known price."""
+    expected_per_question_usd: float | None
+    """What the same debates were expected to cost, on average; None if it is not known of one of them."""
     unpriced_calls: int
     """Calls that are in no cost."""
     taken_over: int
@@ -237,7 +240,10 @@ def _arm(arm: str, rows: Sequence[Row]) -> ArmResult:
     counted = [row for row in rows if row.is_right is not None]
     right = sum(row.is_right is True for row in counted)
     prices = [row.cost_usd for row in rows if row.cost_usd is not None]
-    full = [cost for row in rows if (cost := row.full_cost_usd) is not None]
+    priced = [row for row in rows if row.full_cost_usd is not None]
+    full = [row.cost_usd for row in priced if row.cost_usd is not None]
+    quotes = [row.quote_usd for row in priced if row.quote_usd is not None]
+    is_quoted = quotes and len(quotes) == len(priced)
     seconds = sorted(
         row.seconds for row in rows if row.status is JobStatus.COMPLETED and row.seconds is not None
     )
@@ -256,6 +262,7 @@ def _arm(arm: str, rows: Sequence[Row]) -> ArmResult:
         interval=_share_interval(right, len(counted)),
         cost_usd=round(math.fsum(prices), USD_DIGITS) if prices else None,
         cost_per_question_usd=round(fmean(full), USD_DIGITS) if full else None,
+        expected_per_question_usd=round(fmean(quotes), USD_DIGITS) if is_quoted else None,
         unpriced_calls=sum(row.unpriced_calls for row in rows),
         taken_over=sum(row.taken_over for row in rows),
         calls=sum(row.calls for row in rows),
@@ -444,6 +451,13 @@ def _costs(arms: Sequence[ArmResult]) -> Iterator[str]:
             f"A question costs {dollars(most)} in {name_of(dear)}; {', '.join(named)}: more calls alone can "
             "make answers better, so compare accuracy at equal cost."
         )
+    for each in arms:
+        usd, quoted = each.cost_per_question_usd, each.expected_per_question_usd
+        if usd is not None and quoted is not None and min(usd, quoted) < EQUAL * max(usd, quoted):
+            yield (
+                f"{name_of(each.arm)}: a question was expected to cost {dollars(quoted)}, and costs "
+                f"{dollars(usd)}."
+            )
 
 
 def _warnings(

@@ -89,6 +89,8 @@ class Row:
     abstentions: int = 0
     cost_usd: float | None = None
     """None: no call has a known price."""
+    quote_usd: float | None = None
+    """What it was expected to cost before its first call; None if a price was not known."""
     unpriced_calls: int = 0
     calls: int = 0
     taken_over: int = 0
@@ -159,6 +161,7 @@ def row_of(job: Job, expected: Sequence[Any] | None = None) -> Row:
         rounds=whole(result.get("rounds_used")),
         abstentions=whole(result.get("abstentions")) if is_counted else 0,
         cost_usd=number_or_none(result.get("cost_usd")),
+        quote_usd=number_or_none(result.get("quote_usd")),
         unpriced_calls=whole(result.get("unpriced_calls")),
         taken_over=whole(result.get("taken_over")),
         calls=whole(usage.get("requests")),

@@ -267,6 +267,24 @@ def test_costs_and_times():
     assert "1 debate not ended" in warnings
 
 
+def test_what_was_expected_and_what_came():
+    """Arms of equal expected cost may cost more: that is said, of debates of which both are known."""
+    rows = [
+        *(row("as quoted", n, True, cost_usd=0.02, quote_usd=0.024) for n in (1, 2)),
+        *(row("dearer", n, True, cost_usd=0.04, quote_usd=0.02 + n / 1000) for n in (1, 2)),
+        *(
+            row("not quoted", n, True, cost_usd=0.04, quote_usd=n / 100 if n > 1 else None)
+            for n in (1, 2)
+        ),
+    ]
+    found = evaluate(rows)
+    assert [each.expected_per_question_usd for each in found.arms] == [0.024, 0.0215, None]
+    text = "\n".join(found.findings)
+    assert "dearer: a question was expected to cost $0.0215, and costs $0.04." in text
+    assert text.count("expected to cost") == 1
+    assert "A question costs $0.04 in dearer; 50% of that in as quoted:" in text
+
+
 def test_arms_with_other_questions_are_compared_on_those_of_both():
     """Accuracy is of all counted debates of an arm, the pair of questions of both; the numbers may differ."""
     one = [row("one", n, n > 5) for n in range(1, 11)]
