@@ -112,6 +112,12 @@ class JobNotFound(AragoraQError):
         )
 
 
+class NothingFound(AragoraQError):
+    """No job and no group has this name, or no job matches what was asked for."""
+
+    exit_code = 3
+
+
 class RedisUnreachable(AragoraQError):
     """Redis cannot be reached: connection refused, timed out or closed, or unknown host name."""
 

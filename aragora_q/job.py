@@ -128,7 +128,7 @@ class DebateJobPayload:
             )
         if not isinstance(self.metadata, dict):
             raise InvalidPayload(f"metadata must be a JSON object, got {self.metadata!r:.100}")
-        if self.forked_from is not None and not is_job_id(self.forked_from):
+        if self.forked_from is not None and not _is_id(self.forked_from):
             raise InvalidPayload(
                 f"forked_from must be the id of a debate, got {self.forked_from!r:.100}"
             )
@@ -397,7 +397,7 @@ def forked_from(payload: Mapping[str, Any]) -> str | None:
     """Return whose finished calls the JSON of a debate takes over; None if none, or it is not a debate."""
     source = payload.get("forked_from")
     is_debate = "question" in payload and isinstance(payload.get("agents"), list)
-    return source if is_debate and isinstance(source, str) and is_job_id(source) else None
+    return source if is_debate and _is_id(source) else None
 
 
 def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
@@ -535,6 +535,10 @@ def _check_range(name: str, value: int, bounds: tuple[int, int]) -> None:
         raise InvalidPayload(
             f"{name} is {value!r:.100}, must be a whole number from {low} to {high}"
         )
+
+
+def _is_id(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and is_job_id(value)
 
 
 def is_agent(name: object) -> bool:

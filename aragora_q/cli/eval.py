@@ -358,7 +358,7 @@ def _comparisons(pairs: Sequence[Pair]) -> Section:
     more = len(pairs) - len(rows)
     left_out = f" Not listed: {count(more, 'more pair')}; see --json." if more else ""
     note = (
-        "Both: questions that both arms were asked. Won, lost: only this arm is right, only the other one. "
+        "Both: questions counted in both arms. Won, lost: only this arm is right, only the other one. "
         "p: exact McNemar test; adjusted for the number of pairs by Holm."
         f"{left_out}"
     )
@@ -456,7 +456,9 @@ def _percent(share: float | None) -> str:
 
 
 def _points(difference: float) -> str:
-    return f"{100 * difference:+.0f}" if abs(difference) >= 0.005 else "0"
+    from aragora_q.experiments.evaluation import points_text
+
+    return f"{'+' if difference > 0 else ''}{points_text(difference)}"
 
 
 def _interval(interval: Interval | None) -> str:

@@ -70,12 +70,6 @@ class Layout(NamedTuple):
     end: str = ""
 
 
-class NothingFound(AragoraQError):
-    """There is nothing of this name, or with these tags."""
-
-    exit_code = 3
-
-
 @with_queue
 async def show(
     queue: RedisStreamsQueue,

@@ -151,8 +151,8 @@ def compare(rows: Sequence[Row], arms: Sequence[str] | None = None) -> Compariso
     for row in debates:
         wanted.setdefault(row.arm, []).append(row)
     questions: dict[Question, dict[str, Row]] = {}
-    for arm, own in wanted.items():
-        for question, row in by_question(own).items():
+    for arm, own in by_question(wanted).items():
+        for question, row in own.items():
             questions.setdefault(question, {})[arm] = row
     return Comparison(
         wanted,
@@ -195,7 +195,7 @@ def _kappa(both: Sequence[tuple[Row, Row]], same: int) -> float | None:
 def _differences(
     arms: Iterable[str], questions: Mapping[Question, Mapping[str, Row]]
 ) -> Iterable[Difference]:
-    for (question, _), own in questions.items():
+    for (question, *_), own in questions.items():
         answered = [row for row in own.values() if row.key is not None]
         if any(not is_same(answered[0], row) for row in answered[1:]):
             number = min(row.number for row in own.values())
@@ -206,6 +206,7 @@ def arm_json(arm: str, rows: Sequence[Row]) -> ArmJson:
     """Return what the debates of an arm came to, and what they took."""
     statuses = Counter(row.status for row in rows)
     costs = [row.cost_usd for row in rows if row.cost_usd is not None]
+    cost_of_each = _mean(row.full_cost_usd for row in rows)
     return {
         "arm": arm or None,
         "debates": len(rows),
@@ -221,12 +222,12 @@ def arm_json(arm: str, rows: Sequence[Row]) -> ArmJson:
         "agreement": _mean(row.agreement for row in rows),
         "rounds": _mean(row.rounds for row in rows if row.status is JobStatus.COMPLETED),
         "cost_usd": round(sum(costs), USD_DIGITS) if costs else None,
-        "cost_usd_per_debate": round(fmean(costs), USD_DIGITS) if costs else None,
+        "cost_usd_per_debate": None if cost_of_each is None else round(cost_of_each, USD_DIGITS),
         "unpriced_calls": sum(row.unpriced_calls for row in rows),
         "calls": sum(row.calls for row in rows),
         "taken_over": sum(row.taken_over for row in rows),
         "tokens": sum(row.tokens for row in rows),
-        "median_seconds": _median(row.seconds for row in rows),
+        "median_seconds": _median(row.seconds for row in rows if row.status is JobStatus.COMPLETED),
     }
 
 

@@ -33,8 +33,9 @@ LEVEL = 0.05
 OVERCONFIDENT = 0.1
 """Mean agreement above accuracy by more than this is pointed out."""
 
-UNEQUAL = 1.5
-"""Costs per question that differ by this factor are pointed out."""
+EQUAL = 0.8
+"""Costs per question of which one is below this share of the other are pointed out: those of two arms, and
+what was expected and what came."""
 
 MAX_DIFFERENCES = 10
 """Differences that have a sentence each, the clearest first."""
@@ -129,7 +130,9 @@ class ArmResult:
     cost_usd: float | None
     """The sum of all known prices."""
     cost_per_question_usd: float | None
-    """The mean cost of the debates that ended and whose calls all have a known price."""
+    """The mean cost of the debates that completed or failed and whose calls all have a known price."""
+    expected_per_question_usd: float | None
+    """What the same debates were expected to cost, on average; None if it is not known of one of them."""
     unpriced_calls: int
     """Calls that are in no cost."""
     taken_over: int
@@ -208,7 +211,7 @@ def evaluate(rows: Iterable[Row]) -> Evaluation:
     by_arm: dict[str, list[Row]] = defaultdict(list)
     for row in debates:
         by_arm[row.arm].append(row)
-    questions = {arm: by_question(own) for arm, own in by_arm.items()}
+    questions = by_question(by_arm)
     arms = [_arm(arm, own) for arm, own in by_arm.items()]
     outcomes = {arm: _outcomes(own) for arm, own in questions.items()}
     pairs = _pairs(outcomes)
@@ -237,7 +240,10 @@ def _arm(arm: str, rows: Sequence[Row]) -> ArmResult:
     counted = [row for row in rows if row.is_right is not None]
     right = sum(row.is_right is True for row in counted)
     prices = [row.cost_usd for row in rows if row.cost_usd is not None]
-    full = [row.cost_usd for row in ended if row.cost_usd is not None and not row.unpriced_calls]
+    priced = [row for row in rows if row.full_cost_usd is not None]
+    full = [row.cost_usd for row in priced if row.cost_usd is not None]
+    quotes = [row.quote_usd for row in priced if row.quote_usd is not None]
+    is_quoted = quotes and len(quotes) == len(priced)
     seconds = sorted(
         row.seconds for row in rows if row.status is JobStatus.COMPLETED and row.seconds is not None
     )
@@ -256,6 +262,7 @@ def _arm(arm: str, rows: Sequence[Row]) -> ArmResult:
         interval=_share_interval(right, len(counted)),
         cost_usd=round(math.fsum(prices), USD_DIGITS) if prices else None,
         cost_per_question_usd=round(fmean(full), USD_DIGITS) if full else None,
+        expected_per_question_usd=round(fmean(quotes), USD_DIGITS) if is_quoted else None,
         unpriced_calls=sum(row.unpriced_calls for row in rows),
         taken_over=sum(row.taken_over for row in rows),
         calls=sum(row.calls for row in rows),
@@ -386,10 +393,11 @@ def _findings(arms: Sequence[ArmResult], pairs: Sequence[Pair]) -> Iterator[str]
     if (more := len(shown) - MAX_DIFFERENCES) > 0:
         yield f"{count(more, 'more pair')} of arms differ, less clearly: see the adjusted p-values."
     if others := [pair for pair in tested if pair not in shown]:
-        yield from _no_difference(others, len(tested))
+        yield from _no_difference(others, len(shown))
     yield from _costs(arms)
     for each in arms:
-        found, is_one_seat = each.calibration, each.flips and each.flips.seats <= each.counted
+        found, flips = each.calibration, each.flips
+        is_one_seat = found and flips and flips.seats <= found.debates
         if found and not is_one_seat and found.agreement - found.accuracy > OVERCONFIDENT:
             yield (
                 f"{name_of(each.arm)}: mean agreement is {found.agreement:.0%}, but "
@@ -405,13 +413,13 @@ def _difference(pair: Pair) -> str:
     if difference < 0:
         better, worse, low, high = worse, better, -high, -low
     return (
-        f"{name_of(better)} is right more often than {name_of(worse)}: by {100 * abs(difference):.0f} "
-        f"points (95% interval: {100 * low:.0f} to {100 * high:.0f}) on "
+        f"{name_of(better)} is right more often than {name_of(worse)}: by {points_text(abs(difference))} "
+        f"points (95% interval: {points_text(low)} to {points_text(high)}) on "
         f"{count(pair.questions, 'question')}; adjusted {p_text(pair.p_adjusted)}."
     )
 
 
-def _no_difference(pairs: Sequence[Pair], tests: int) -> Iterator[str]:
+def _no_difference(pairs: Sequence[Pair], shown: int) -> Iterator[str]:
     questions = sorted({pair.questions for pair in pairs})
     span = f"{questions[0]:,} to {questions[-1]:,}" if len(questions) > 1 else f"{questions[0]:,}"
     names = [f"{name_of(pair.arm)} and {name_of(pair.baseline)}" for pair in pairs[:MAX_NAMED]]
@@ -421,24 +429,35 @@ def _no_difference(pairs: Sequence[Pair], tests: int) -> Iterator[str]:
     yield (
         f"{span} {plural} not separate {'; '.join(names)}. That does not show that they are equally good."
     )
-    needed = inference.needed_to_differ(tests, LEVEL)
+    needed = inference.needed_to_differ(len(pairs), LEVEL)  # Holm: those shown count no longer
+    tests = shown + len(pairs)
     of = "one comparison" if tests == 1 else f"{tests} comparisons"
+    which = f", {shown} of which show a difference, another" if shown else ", a difference"
     yield (
-        f"In {of}, a difference shows from {needed} questions on which only one of the two arms is right, if "
+        f"In {of}{which} shows from {needed} questions on which only one of the two arms is right, if "
         "it is always the same arm; from more, if not."
     )
 
 
 def _costs(arms: Sequence[ArmResult]) -> Iterator[str]:
-    priced = [(each.cost_per_question_usd, each.arm) for each in arms if each.cost_per_question_usd]
-    if len(priced) < 2:
-        return
-    (least, cheap), (most, dear) = min(priced, key=itemgetter(0)), max(priced, key=itemgetter(0))
-    if most / least >= UNEQUAL:
+    costs = [(each.arm, usd) for each in arms if (usd := each.cost_per_question_usd) is not None]
+    dear, most = max(costs, key=itemgetter(1), default=(None, 0.0))
+    cheaper = [(arm, usd) for arm, usd in costs if usd < EQUAL * most]
+    named = [f"{usd / most:.0%} of that in {name_of(arm)}" for arm, usd in cheaper[:MAX_NAMED]]
+    if more := len(cheaper) - len(named):
+        named.append(f"less in {count(more, 'more arm')}")
+    if named:
         yield (
-            f"A question costs {most / least:.1f} times as much in {name_of(dear)} as in {name_of(cheap)} "
-            f"({dollars(most)} and {dollars(least)}): compare accuracy at equal cost."
+            f"A question costs {dollars(most)} in {name_of(dear)}; {', '.join(named)}: more calls alone can "
+            "make answers better, so compare accuracy at equal cost."
         )
+    for each in arms:
+        usd, quoted = each.cost_per_question_usd, each.expected_per_question_usd
+        if usd is not None and quoted is not None and min(usd, quoted) < EQUAL * max(usd, quoted):
+            yield (
+                f"{name_of(each.arm)}: a question was expected to cost {dollars(quoted)}, and costs "
+                f"{dollars(usd)}."
+            )
 
 
 def _warnings(
@@ -452,20 +471,7 @@ def _warnings(
         yield f"{count(unreadable, 'job')} of the group: not a debate, or cannot be read; left out."
     if live := sum(each.live for each in arms):
         yield f"{count(live, 'debate')} not ended: the numbers will change."
-    yield from _about("cancelled: not counted", arms, lambda each: each.cancelled)
-    yield from _about("failed: counted as not right", arms, lambda each: each.failed)
-    undecided = Counter(
-        row.arm or None
-        for row in debates
-        if row.is_right is not None and row.verdict is None and row.status is JobStatus.COMPLETED
-    )
-    yield from _about(
-        "completed without a verdict: counted as not right", arms, lambda each: undecided[each.arm]
-    )
-    ended = [row for row in debates if row.status in (JobStatus.COMPLETED, JobStatus.FAILED)]
-    if unknown := sum(row.is_right is None for row in ended):
-        which = "no debate has" if unknown == len(ended) else f"{count(unknown, 'debate')} without"
-        yield f"{which} expected verdicts: accuracy, calibration and flips do not count them."
+    yield from _uncounted(debates, arms)
     if texts := sum(not row.is_closed for row in debates if row.is_right is not None):
         yield (
             f"{count(texts, 'debate')} with answers in free text: right only if the wording is that of an "
@@ -488,13 +494,39 @@ def _warnings(
         lambda each: each.debates - len(questions[each.arm or ""]),
     )
     yield from _about(
-        "calls without a known price: in no cost", arms, lambda each: each.unpriced_calls
+        "calls without a known price: in no cost, and their debates in no cost per question",
+        arms,
+        lambda each: each.unpriced_calls,
     )
     yield from _about(
-        "calls taken over from other debates: in no cost", arms, lambda each: each.taken_over
+        "calls taken over from other debates: in no cost and no time, which are too low by them",
+        arms,
+        lambda each: each.taken_over,
     )
     if not inference.is_installed():
         yield f"no intervals and no tests: SciPy is not installed ({inference.HOW_TO_INSTALL})."
+
+
+def _uncounted(debates: Sequence[Row], arms: Sequence[ArmResult]) -> Iterator[str]:
+    """Yield which debates are not counted, or count as not right, because they have no verdict."""
+    yield from _about("cancelled: not counted", arms, lambda each: each.cancelled)
+    undecided = [row for row in debates if row.is_right is not None and row.verdict is None]
+    failed = Counter(row.arm or None for row in undecided if row.status is JobStatus.FAILED)
+    yield from _about("failed: counted as not right", arms, lambda each: failed[each.arm])
+    completed = Counter(row.arm or None for row in undecided if row.status is JobStatus.COMPLETED)
+    yield from _about(
+        "completed without a verdict: counted as not right", arms, lambda each: completed[each.arm]
+    )
+    ended = [row for row in debates if row.status in (JobStatus.COMPLETED, JobStatus.FAILED)]
+    unknown = [row for row in ended if row.is_right is None]
+    if unusable := sum(bool(row.expected) for row in unknown):
+        yield (
+            f"{count(unusable, 'debate')} without a vote, or with expected verdicts of another answer form: "
+            "accuracy, calibration and flips do not count them."
+        )
+    if without := len(unknown) - unusable:
+        which = "no debate has" if without == len(ended) else f"{count(without, 'debate')} without"
+        yield f"{which} expected verdicts: accuracy, calibration and flips do not count them."
 
 
 def _about(
@@ -510,13 +542,20 @@ def _expected(arms: Iterable[Mapping[Question, Row]]) -> Mapping[Question, set[s
     for own in arms:
         for key, row in own.items():
             if row.expected:
-                found[key].add(json.dumps(row.expected, sort_keys=True))
+                verdicts = sorted(json.dumps(each, sort_keys=True) for each in row.expected)
+                found[key].add(json.dumps(verdicts))
     return found
 
 
 def name_of(arm: str | None) -> str:
     """Return the name of an arm for people."""
     return arm or "(no arm)"
+
+
+def points_text(share: float) -> str:
+    """Return a difference of shares in points, for people: whole ones, and less than one with a digit."""
+    points = 100 * share
+    return f"{points:.0f}" if abs(points) >= 1 else f"{points + 0.0:.1g}"  # -0.0 + 0.0 is 0.0
 
 
 def p_text(p: float | None) -> str:

@@ -8,7 +8,8 @@ come from another version or another program.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -81,13 +82,15 @@ class Row:
     is_consensus: bool | None = None
     """None if there was no vote."""
     agreement: float | None = None
-    """The share of the seats behind the verdict; None if there was no vote."""
+    """The share of the seats behind the verdict; None if there is no verdict, or was no vote."""
     dissent: Sequence[str] = ()
     """Verdicts other than the one that won, which seats hold or voted for."""
     rounds: int = 0
     abstentions: int = 0
     cost_usd: float | None = None
     """None: no call has a known price."""
+    quote_usd: float | None = None
+    """What it was expected to cost before its first call; None if a price was not known."""
     unpriced_calls: int = 0
     calls: int = 0
     taken_over: int = 0
@@ -108,6 +111,12 @@ class Row:
     def is_debate(self) -> bool:
         """False for a job that is no debate, or is corrupted: nothing of it can be counted."""
         return bool(self.question)
+
+    @property
+    def full_cost_usd(self) -> float | None:
+        """What the debate cost; None if it has not run to its end, or the price of a call is not known."""
+        has_ended = self.status in (JobStatus.COMPLETED, JobStatus.FAILED)
+        return self.cost_usd if has_ended and not self.unpriced_calls else None
 
 
 def row_of(job: Job, expected: Sequence[Any] | None = None) -> Row:
@@ -145,11 +154,14 @@ def row_of(job: Job, expected: Sequence[Any] | None = None) -> Row:
         expected=expected,
         is_right=key in right if right and has_ended and has_vote else None,
         is_consensus=result.get("consensus_reached") is True if is_counted else None,
-        agreement=number_or_none(result.get("confidence")) if is_counted else None,
+        agreement=(
+            number_or_none(result.get("confidence")) if is_counted and verdict is not None else None
+        ),
         dissent=list(_dissent(result)) if verdict is not None else (),
         rounds=whole(result.get("rounds_used")),
         abstentions=whole(result.get("abstentions")) if is_counted else 0,
         cost_usd=number_or_none(result.get("cost_usd")),
+        quote_usd=number_or_none(result.get("quote_usd")),
         unpriced_calls=whole(result.get("unpriced_calls")),
         taken_over=whole(result.get("taken_over")),
         calls=whole(usage.get("requests")),
@@ -184,25 +196,34 @@ def of_arms(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
     return [row for row in rows if row.arm in arms]
 
 
-Question = tuple[str, int]
-"""Its text, and which of an arm's questions with that text it is, from 0: their options may differ."""
+Question = tuple[str, tuple[str, ...], int]
+"""Its text; its choices, if an arm has other questions with that text; and which of those it is, from 0."""
 
 
-def by_question(rows: Iterable[Row]) -> dict[Question, Row]:
-    """Return the rows of an arm by question.
+def by_question(arms: Mapping[str, Iterable[Row]]) -> dict[str, dict[Question, Row]]:
+    """Return the rows of each arm by question.
 
     Not by number: a question keeps the one that it had when its first debate was enqueued, and the file may
     have been sorted since. Of two rows with one number, because the arm was written in another way before, the
-    later one counts.
+    later one counts. Questions with the same text differ by their choices, then by their order.
     """
-    numbers: dict[str, dict[int, Row]] = {}
-    for row in rows:
-        numbers.setdefault(row.question, {})[row.number] = row
-    return {
-        (question, place): found[number]
-        for question, found in numbers.items()
-        for place, number in enumerate(sorted(found))
-    }
+    found: dict[str, dict[str, dict[int, Row]]] = {arm: {} for arm in arms}
+    for arm, rows in arms.items():
+        for row in rows:
+            found[arm].setdefault(row.question, {})[row.number] = row
+    repeated = {text for texts in found.values() for text, own in texts.items() if len(own) > 1}
+    return {arm: dict(_keyed(texts, repeated)) for arm, texts in found.items()}
+
+
+def _keyed(
+    texts: Mapping[str, Mapping[int, Row]], repeated: Container[str]
+) -> Iterator[tuple[Question, Row]]:
+    for question, own in texts.items():
+        places: Counter[tuple[str, ...]] = Counter()
+        for _, row in sorted(own.items()):
+            choices = tuple(sorted(row.choices)) if question in repeated else ()
+            yield (question, choices, places[choices]), row
+            places[choices] += 1
 
 
 def _error(job: Job, result: Mapping[str, Any]) -> str:

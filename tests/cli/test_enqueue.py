@@ -50,7 +50,8 @@ def test_every_field_of_a_payload_has_an_option(run_cli, tmp_path):
         "timeout_seconds": 9.0, "options": ["a", "b"], "service_tier": "flex",
     }  # fmt: skip
     weights = {"demo:bold": 2.5, "demo": 1.0}
-    assert {*fields, "weights"} == {field.name for field in dataclasses.fields(DebateJobPayload)}
+    others = {"weights", "forked_from"}  # with another mode, below; and with --from
+    assert {*fields, *others} == {field.name for field in dataclasses.fields(DebateJobPayload)}
     args = (
         "enqueue", "Tea?", *AGENTS, "--rounds", 1, "--consensus", "judge", "--judge", "demo:curious",
         "--debate", "always", "--escalate", "demo", "--max-answer-words", 50, "--max-tokens", 9_000,

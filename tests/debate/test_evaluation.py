@@ -5,12 +5,14 @@ from importlib.resources import files
 from statistics import fmean
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.scripted_agents import label_of, said
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.executors.debate.requests import Discuss, Propose, Vote
 from aragora_q.experiments import inference
-from aragora_q.experiments.evaluation import evaluate
+from aragora_q.experiments.evaluation import evaluate, points_text
 from aragora_q.experiments.notes import NOTE, Note
 from aragora_q.experiments.rows import Cast, Change, Row, row_of
 from aragora_q.job import create_debate_job
@@ -147,7 +149,8 @@ async def test_each_number_is_what_the_agents_were_made_to_do(seat_scripted_agen
         assert each.calls_per_question == calls[arm] / 50
         assert each.cost_usd == pytest.approx(calls[arm] * 0.01)
         assert each.cost_per_question_usd == pytest.approx(calls[arm] * 0.01 / 50)
-    assert "A question costs 6.0 times as much in debate as in one" in " ".join(found.findings)
+    cheaper = "17% of that in one, 50% of that in samples, 50% of that in vote"
+    assert f"A question costs $0.06 in debate; {cheaper}: " in " ".join(found.findings)
     assert by_arm["debate"].tokens == 300 * 15
     assert_calibrated(by_arm, majority)
 
@@ -260,8 +263,26 @@ def test_costs_and_times():
     assert (b.cost_usd, b.cost_per_question_usd, b.unpriced_calls) == (None, None, 1)
     assert (c.cost_usd, c.cost_per_question_usd) == (0.0, 0.0)
     warnings = " ".join(evaluate(rows).warnings)
-    assert "calls without a known price: in no cost: 2 of a, 1 of b" in warnings
+    assert "in no cost, and their debates in no cost per question: 2 of a, 1 of b" in warnings
     assert "1 debate not ended" in warnings
+
+
+def test_what_was_expected_and_what_came():
+    """Arms of equal expected cost may cost more: that is said, of debates of which both are known."""
+    rows = [
+        *(row("as quoted", n, True, cost_usd=0.02, quote_usd=0.024) for n in (1, 2)),
+        *(row("dearer", n, True, cost_usd=0.04, quote_usd=0.02 + n / 1000) for n in (1, 2)),
+        *(
+            row("not quoted", n, True, cost_usd=0.04, quote_usd=n / 100 if n > 1 else None)
+            for n in (1, 2)
+        ),
+    ]
+    found = evaluate(rows)
+    assert [each.expected_per_question_usd for each in found.arms] == [0.024, 0.0215, None]
+    text = "\n".join(found.findings)
+    assert "dearer: a question was expected to cost $0.0215, and costs $0.04." in text
+    assert text.count("expected to cost") == 1
+    assert "A question costs $0.04 in dearer; 50% of that in as quoted:" in text
 
 
 def test_arms_with_other_questions_are_compared_on_those_of_both():
@@ -286,6 +307,10 @@ def test_arms_with_other_questions_are_compared_on_those_of_both():
 
 def test_questions_that_differ_between_arms_are_said():
     """Other expected verdicts, or a question twice in an arm; the same text with other options is neither."""
+    rows = [
+        row(arm, 1, True, expected=each) for arm, each in (("one", [1, "b"]), ("two", ["b", 1]))
+    ]
+    assert evaluate(rows).warnings == []
     rows = [row("one", 1, True), row("two", 1, True, expected=["milk"])]
     assert any("other expected verdicts" in each for each in evaluate(rows).warnings)
     rows = [row("one", 1, True), row("one", 1, False, id="later"), row("two", 1, True)]
@@ -312,10 +337,12 @@ def test_what_is_not_counted_is_said():
         row("a", 6, False, is_closed=False),
         row("a", 7, None, question="", status=JobStatus.FAILED),
         row("a", 8, False, **nothing),
+        row("a", 9, None, status=JobStatus.FAILED, expected=(), **nothing),
+        row("a", 10, None, **nothing),
     ]
     found = evaluate(rows)
     [arm] = found.arms
-    assert (arm.debates, arm.completed, arm.failed, arm.cancelled, arm.live) == (7, 4, 1, 1, 1)
+    assert (arm.debates, arm.completed, arm.failed, arm.cancelled, arm.live) == (9, 5, 2, 1, 1)
     assert (arm.answered, arm.counted, arm.right) == (3, 4, 1)
     text = "\n".join(found.warnings)
     for part in (
@@ -324,7 +351,8 @@ def test_what_is_not_counted_is_said():
         "cancelled: not counted: 1 of a",
         "failed: counted as not right: 1 of a",
         "completed without a verdict: counted as not right: 1 of a",
-        "1 debate without expected verdicts",
+        "2 debates without expected verdicts",
+        "1 debate without a vote, or with expected verdicts of another answer form",
         "1 debate with answers in free text",
     ):
         assert part in text
@@ -364,6 +392,90 @@ def test_findings_say_what_follows_and_what_does_not():
     first, second = evaluate(unclear).findings
     assert first.startswith("50 questions do not separate y and x.")
     assert "from 6 questions" in second
+
+
+def test_a_difference_of_less_than_a_point_is_not_called_zero():
+    """Of 2,000 questions, 12 to 2 are half a point; a lower end of 0 is not minus 0."""
+    rows = [row(arm, n, (n < 2) == (arm == "x") or n >= 14) for arm in "yx" for n in range(2_000)]
+    assert (
+        evaluate(rows)
+        .findings[0]
+        .startswith("y is right more often than x: by 0.5 points (95% interval: 0.1 ")
+    )
+    assert [points_text(each) for each in (-0.0, 0.0, 0.004, -0.016, 0.26)] == [
+        "0",
+        "0",
+        "0.4",
+        "-2",
+        "26",
+    ]
+
+
+def test_how_many_questions_another_difference_needs():
+    """By Holm, differences that show do not count for the rest: as many as stated are enough, not one fewer."""
+
+    def groups(wins):
+        return [
+            *(row("x", n, n >= 20 + wins) for n in range(60)),
+            *(row("y", n, n >= 20) for n in range(60)),
+            *(row("z", n, True) for n in range(60)),
+        ]
+
+    sentence = "In 3 comparisons, 2 of which show a difference, another shows from 6 questions"
+    assert sentence in " ".join(evaluate(groups(4)).findings)
+    for wins, shows in ((6, True), (5, False)):
+        pair = next(each for each in evaluate(groups(wins)).pairs if each.baseline == "x")
+        assert (pair.p_adjusted < 0.05) is shows
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abc"),
+            st.integers(1, 8),
+            st.booleans(),
+            st.sampled_from([None, 0.0, 0.01, 0.02]),
+        ),
+        max_size=40,
+    ),
+    st.integers(1, 4),
+)
+@settings(max_examples=40, deadline=None)
+def test_sentences_and_numbers_agree(made, times):
+    """Whatever a group holds: counts add up, intervals hold their value, sentences say what the numbers do."""
+    rows = [
+        row(arm, number + 8 * n, is_right, cost_usd=usd)
+        for n in range(times)
+        for arm, number, is_right, usd in made
+    ]
+    found = evaluate(rows)
+    costs = [
+        each.cost_per_question_usd for each in found.arms if each.cost_per_question_usd is not None
+    ]
+    is_unequal = bool(costs) and min(costs) < 0.8 * max(costs)
+    assert any("compare accuracy at equal cost" in each for each in found.findings) is is_unequal
+    for arm in found.arms:
+        assert arm.interval.low <= arm.accuracy <= arm.interval.high
+    for pair in found.pairs:
+        split = (pair.both_right, pair.only_arm, pair.only_baseline, pair.neither)
+        assert sum(split) == pair.questions
+        if pair.questions:
+            assert pair.interval.low <= pair.difference <= pair.interval.high
+            assert pair.p <= pair.p_adjusted <= 1
+        better, worse = (
+            (pair.arm, pair.baseline)
+            if pair.only_arm > pair.only_baseline
+            else (pair.baseline, pair.arm)
+        )
+        is_said = any(
+            each.startswith(f"{better} is right more often than {worse}:")
+            for each in found.findings
+        )
+        assert is_said is (pair.p_adjusted is not None and pair.p_adjusted < 0.05)
+        assert not any(
+            each.startswith(f"{worse} is right more often than {better}:")
+            for each in found.findings
+        )
 
 
 def test_findings_about_many_arms_are_few():

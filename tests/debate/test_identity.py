@@ -78,7 +78,7 @@ async def test_the_model_that_a_provider_chose_is_recorded(seat_scripted_agents,
     assert ann == {
         "seat": 0, "agent": "ann", "model": "scripted:ann", "settings": {"effort": "low"},
         "service_tier": None, "served_in": [], "answered_by": ["haiku-20260101"], "fallbacks": [],
-        "dropped": None, "calls": 1,
+        "dropped": None, "calls": 1, "taken_over": 0,
         "input_tokens": 10, "output_tokens": 5, "cached_tokens": 4, "cost_usd": 0.5,
         "unpriced_calls": 0, "cut": 0,
     }  # fmt: skip

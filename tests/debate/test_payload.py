@@ -155,7 +155,7 @@ def test_a_payload_comes_back_as_it_went_in():
         "Tea?", ["demo", "mine"], 1, "weighted", weights={"mine": 2.5}, transcript=True,
         max_tokens=100, max_cost_usd=0.5, timeout_seconds=9, metadata={"a": 1},
         answer_form="choice", options=["a", "b"], debate="always", escalate=["other"], resume="strict",
-        max_answer_words=50, service_tier="flex",
+        max_answer_words=50, service_tier="flex", forked_from="a",
     )  # fmt: skip
     assert set(job.payload) == {each.name for each in fields(DebateJobPayload)} - {"judge"}
     judged = create_debate_job("Tea?", ["demo", "mine"], 1, "judge", judge="other").payload

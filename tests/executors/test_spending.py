@@ -215,7 +215,7 @@ async def test_a_cooldown_puts_the_job_off_and_closes_the_gate_for_all(payers, t
 
     async def is_put_off_again():
         job = await payers.harness.queue.get_job("j1")
-        return job.status is JobStatus.RETRYING and job.due_at > time.time() + 30
+        return job.status is JobStatus.RETRYING and (job.due_at or 0) > time.time() + 30
 
     await wait_until(is_put_off_again)
     assert len(starts(tmp_path)) == 1

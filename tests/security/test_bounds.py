@@ -90,7 +90,7 @@ async def test_results(harness):
 
 async def _enqueue_unchecked(harness, *fields):
     """The script's reply for a job that no client checked; a valid one in the same call must be accepted."""
-    rows = [(*fields, "", ""), ("sound", b"{}", 0, 0, 3, "", "")]
+    rows = [(*fields, "", "", "", ""), ("sound", b"{}", 0, 0, 3, "", "", "", "")]
     items = [(harness.keys.job(row[0]), row) for row in rows]
     result, sound = await harness.queue.connection.run("enqueue", items, max_backlog=0)
     assert sound == b"created"

@@ -22,12 +22,15 @@ def rows_of(**verdicts):
 
 
 def test_numbers_of_an_arm():
-    """Debates by status, verdicts, right ones, cost, calls, tokens and time; means over what is known."""
+    """Debates by status, verdicts, right ones, cost, calls, tokens and time; means over what is known.
+
+    A debate with calls of unknown price costs more than is known, so it is in no mean.
+    """
     rows = [
         row("debate", 1, fields={"cost_usd": 0.1, "confidence": 0.5, "rounds_used": 3}),
         row("debate", 2, "Mars", fields={"cost_usd": 0.2, "consensus_reached": False, "duration_seconds": 10.0,
                                          "dissent": [{"verdict": "Jupiter"}]}),
-        row("debate", 3, fields={"cost_usd": None, "unpriced_calls": 4, "taken_over": 5}),
+        row("debate", 3, fields={"cost_usd": 0.01, "unpriced_calls": 4, "taken_over": 5}),
         row("debate", 4, status=JobStatus.FAILED),
         row("debate", 5, status=JobStatus.CANCELLED),
         row("debate", 6, status=JobStatus.HELD),
@@ -38,7 +41,7 @@ def test_numbers_of_an_arm():
         "arm": "debate", "debates": 7, "completed": 3, "failed": 1, "cancelled": 1, "live": 2,
         "verdicts": 3, "expected": 4, "right": 2, "consensus": 2, "dissent": 1,
         "agreement": pytest.approx(mean([0.5, 1, 1])), "rounds": pytest.approx(5 / 3),
-        "cost_usd": 0.3, "cost_usd_per_debate": 0.15, "unpriced_calls": 4, "calls": 36,
+        "cost_usd": 0.31, "cost_usd_per_debate": 0.15, "unpriced_calls": 4, "calls": 36,
         "taken_over": 5, "tokens": 3 * 21_360, "median_seconds": 31.4,
     }  # fmt: skip
 

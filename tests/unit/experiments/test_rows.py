@@ -71,10 +71,15 @@ def test_without_a_vote():
 
 
 def test_a_completed_debate_without_a_verdict():
-    """Where no answer won, there is no consensus, and the debate is not right."""
+    """Where no answer won, there is no consensus, and no agreement on it; the debate is not right."""
     found = swept.result(None, consensus_reached=False, confidence=0.0)
     row = row_with(result=found)
-    assert (row.verdict, row.is_right, row.is_consensus, row.agreement) == (None, False, False, 0.0)
+    assert (row.verdict, row.is_right, row.is_consensus, row.agreement) == (
+        None,
+        False,
+        False,
+        None,
+    )
 
 
 def test_a_failed_debate():
@@ -174,11 +179,30 @@ def test_notes():
 def test_rows_of_a_question():
     """A question is its text, wherever it stood; the same text twice is two questions, in their order."""
     one, other = swept.row("a", 7, question="x?"), swept.row("a", 3, question="y?")
-    assert by_question([one, other]) == {("x?", 0): one, ("y?", 0): other}
-    twice = swept.row("a", 9, question="x?")
-    assert by_question([twice, one]) == {("x?", 0): one, ("x?", 1): twice}
+    assert by_question({"a": [one, other]}) == {"a": {("x?", (), 0): one, ("y?", (), 0): other}}
+    twice, choices = swept.row("a", 9, question="x?"), tuple(sorted(swept.OPTIONS))
+    assert by_question({"a": [twice, one]}) == {
+        "a": {("x?", choices, 0): one, ("x?", choices, 1): twice}
+    }
     again = swept.row("a", 7, question="x?", job_id="later")
-    assert by_question([one, again]) == {("x?", 0): again}
+    assert by_question({"a": [one, again]}) == {"a": {("x?", (), 0): again}}
+
+
+def test_questions_with_the_same_text_and_other_choices():
+    """They are told apart by their choices, in whatever order an arm has them, or if it has only one."""
+    planets, stars = ["Mars", "Venus"], ["Sun", "Vega"]
+    sorts = {"a": [(1, planets), (2, stars)], "b": [(1, stars), (2, planets)], "c": [(2, stars)]}
+    rows = {
+        arm: [
+            swept.row(arm, n, options[0], question="Which?", options=options)
+            for n, options in numbered
+        ]
+        for arm, numbered in sorts.items()
+    }
+    found = by_question(rows)
+    assert found["a"].keys() == found["b"].keys() > found["c"].keys()
+    for own in found.values():
+        assert all(row.choices == choices for (_, choices, _), row in own.items())
 
 
 def test_arms_that_are_not_there():
