@@ -9,6 +9,7 @@ Raised by every module. The command line prints the message and then `hint`, and
     ├── InvalidPayload           65   invalid job data (also a ValueError: never retried)
     │   └── GroupSealed          65   the group takes no more jobs
     ├── JobNotFound               3   no such job, or past the retention time
+    ├── NothingFound              3   no job or group of this name, or no job that matches
     ├── GroupNotFound             3   no such group, or all its jobs were purged
     ├── BudgetNotFound            3   no such budget
     ├── ProviderNotFound          3   no calls to such a provider are known

@@ -13,7 +13,7 @@ import typer
 
 from aragora_q.cli import output
 from aragora_q.cli.options import by_name, check_ids, parse_tag, with_queue
-from aragora_q.errors import AragoraQError, GroupNotFound, InvalidPayload
+from aragora_q.errors import AragoraQError, GroupNotFound, InvalidPayload, NothingFound
 from aragora_q.formats import count
 
 if TYPE_CHECKING:

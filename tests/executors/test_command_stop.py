@@ -18,10 +18,14 @@ from aragora_q.executors import command, process_group
 from aragora_q.executors.process_group import ProcessGroup
 
 
-async def _stop_when_ready(attempt, pid_file, reason):
-    """Run an attempt, and cancel it after its program has written its pids; return outcome and pids."""
+async def _stop_when_ready(attempt, pid_file, reason, is_read=lambda: True):
+    """Run an attempt, and cancel it after its program has written its pids, and `is_read`; return outcome and
+    pids.
+    """
     task = asyncio.create_task(attempt.run())
-    await wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
+    await wait_until(
+        lambda: pid_file.exists() and pid_file.read_text().endswith("\n") and is_read()
+    )
     attempt.cancel(reason)
     return await task, [int(pid) for pid in pid_file.read_text().split()]
 
@@ -36,6 +40,7 @@ sleep 1000
 
 
 OBEDIENT = """
+echo '{{"checkpoint": "begun", "value": {{}}}}' >&3
 trap 'echo "{{\\"checkpoint\\": \\"saved\\", \\"value\\": {{}}}}" >&3; exit 0' TERM
 sleep 1000 &
 echo $$ $! > {pids}.part
@@ -64,9 +69,11 @@ def test_program_that_obeys_term_can_still_save(on_loop, program, tmp_path):
     pids, session = tmp_path / "pids", MemorySession()
     config = QueueConfig(exec_command=program(OBEDIENT.format(pids=pids)))
     attempt = make_attempt(command.create(config), session=session)
-    outcome, running = on_loop(_stop_when_ready(attempt, pids, "released"))
+    outcome, running = on_loop(
+        _stop_when_ready(attempt, pids, "released", lambda: "begun" in session.kept)
+    )
     assert outcome == Released()
-    assert session.kept == {"saved": {}}
+    assert session.kept == {"begun": {}, "saved": {}}
     for pid in running:
         wait_until_sync(lambda pid=pid: not is_running(pid), what=f"the end of {pid}")
 
