@@ -14,7 +14,9 @@ from aragora_q.errors import ConfigError
 
 CONFIDENCE = 0.95
 
-HOW_TO_INSTALL = "pip install 'aragora-q[eval]'; with the Debian package, apt-get install python3-scipy"
+HOW_TO_INSTALL = (
+    "pip install 'aragora-q[eval]'; with the Debian package, apt-get install python3-scipy"
+)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from aragora_q.errors import InvalidPayload
 from aragora_q.experiments.arms import Arm
 from aragora_q.experiments.notes import ARM_TAG, NOTE, Note
 from aragora_q.experiments.questions import Question, canonical, form_fields
+from aragora_q.intake.forks import refused_with
 from aragora_q.labels import check_labels
 from aragora_q.loose import mapping, texts
 
@@ -96,7 +97,10 @@ class Experiment:
     def line(self, debate: Debate) -> dict[str, Any]:
         """Return a debate as the fields of a line that `enqueue` takes."""
         question, arm = debate.question, debate.arm
-        fields = {**self._agents, **arm.defaults, **question.fields, **arm.fields}
+        fields = {**self._agents, **arm.defaults, **question.fields}
+        for name in refused_with(arm.fields):
+            fields.pop(name, None)
+        fields |= arm.fields
         tags = {**self.job_fields.get("tags", {}), **question.tags, ARM_TAG: arm.name}
         tenant = {} if question.tenant is None else {"tenant": question.tenant}
         place = self.arms.index(arm) + 1

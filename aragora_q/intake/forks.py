@@ -5,7 +5,7 @@ Used by `enqueue`, for one debate and for lines, and by the API.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aragora_q.base import Job, is_job_id
@@ -61,19 +61,22 @@ async def _made_from(queue: RedisStreamsQueue, source: str, job_id: object) -> J
 
 def _without_obsolete(payload: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a debate that still make sense after the changes."""
-    obsolete = {"forked_from"}
-    consensus = changes.get("consensus", payload.get("consensus"))
-    if consensus not in JUDGED:
-        obsolete.add("judge")
-    if consensus != "weighted":
-        obsolete.add("weights")
-    if changes.get("answer_form", payload.get("answer_form")) != "choice":
-        obsolete.add("options")
-    if changes.get("debate") == "never" or changes.get("rounds") == 0:
-        obsolete.add("escalate")
+    obsolete = {"forked_from", *refused_with(changes)}
     kept = {name: value for name, value in payload.items() if name not in obsolete}
     if isinstance(
         metadata := kept.get("metadata"), dict
     ):  # an experiment notes it of the debates in it
         kept["metadata"] = {name: each for name, each in metadata.items() if name != EXPERIMENT}
     return kept
+
+
+def refused_with(changes: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the fields of a debate that would be refused next to `changes`, so that one change is enough."""
+    if "consensus" in changes and changes["consensus"] not in JUDGED:
+        yield "judge"
+    if "consensus" in changes and changes["consensus"] != "weighted":
+        yield "weights"
+    if "answer_form" in changes and changes["answer_form"] != "choice":
+        yield "options"
+    if changes.get("debate") == "never" or changes.get("rounds") == 0:
+        yield "escalate"

@@ -8,6 +8,7 @@ from typing import Any
 
 from aragora_q.formats import count, dollars_or_unknown, duration
 from aragora_q.loose import mapping, mappings, number_or_none, text, texts, whole
+from aragora_q.report.calls import MADE_AGAIN
 from aragora_q.report.debate import Debate
 from aragora_q.report.document import Facts, Row, Section, Table
 
@@ -97,6 +98,9 @@ def _seat_notes(seat: Mapping[str, Any], debate: Debate) -> Iterator[str]:
         yield f"{text(each.get('agent'))} in its place ({calls}): {text(each.get('why'))}"
     if taken := whole(seat.get("taken_over")):
         yield f"{count(taken, 'reply', 'replies')} taken over from {_payers(seat, debate)}"
+    faults = [call.fault for call in debate.calls.faults if call.seat == whole(seat.get("seat"))]
+    if again := faults.count(MADE_AGAIN):
+        yield f"{count(again, 'call')} {MADE_AGAIN}"
     if dropped := text(seat.get("dropped")):
         yield f"dropped out: {dropped}"
     if cut := whole(seat.get("cut")):

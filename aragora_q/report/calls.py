@@ -31,6 +31,10 @@ PHASES = ("propose", "review", "revise", "discuss", "vote", "judge", "synthesize
 """The kinds of phases, in the order in which they occur within a round or after the rounds."""
 
 
+MADE_AGAIN = "made again after a requeue"
+"""The fault of a call that brought a reply, which `requeue --from` discarded."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One request to a seat, and its reply if there was one."""
@@ -136,7 +140,7 @@ def read_calls(journal: Mapping[str, Any] | None, transcript: object) -> Calls:
         kind, _, rest = name.removeprefix("life/").partition("/")
         if name.startswith(PAST):
             if (call := _from_journal(rest, entry)) and not call.taken_from:
-                faults.append(replace(call, value=None, fault="made again after a requeue"))
+                faults.append(replace(call, value=None, fault=MADE_AGAIN))
         elif name.startswith((CALL, FAULT)):
             call = _from_journal(rest, entry)
             if call is not None:

@@ -47,8 +47,9 @@ def end(on_queue):
             while jobs := (await worker.start(100)).jobs:
                 for job in jobs:
                     verdict = answer(codec.decode(job.raw_payload))
+                    usage = {"requests": 1, "input_tokens": 20, "output_tokens": 10}
                     found = {"verdict": verdict, "confidence": 1.0, "cost_usd": 0.01,
-                             "token_usage": {"requests": 1, "input_tokens": 20, "output_tokens": 10}, "duration_seconds": 2.0,
+                             "token_usage": usage, "duration_seconds": 2.0,
                              "first_votes": [{"seat": 0, "verdict": verdict}]}  # fmt: skip
                     outcome = Failed("no") if verdict is None else Completed(codec.encode(found))
                     await harness.report(worker, job, outcome)

@@ -76,7 +76,9 @@ def test_markdown(run_cli, trivia):
     """Markdown is a table alone, without columns that are blank in every row."""
     found = run_cli("table", "trivia", "-f", "md")
     head, rule, first, *_ = found.lines
-    shown = "No. Question Arm Status Verdict Expected Right Agreement Rounds Cost Calls Time Problem"
+    shown = (
+        "No. Question Arm Status Verdict Expected Right Agreement Rounds Cost Calls Time Problem"
+    )
     assert head == f"| {' | '.join(shown.split())} |"
     assert rule.count("|") == head.count("|")
     assert first.startswith(

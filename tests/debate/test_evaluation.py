@@ -218,6 +218,20 @@ async def test_biases_of_voters_are_found(seat_scripted_agents, run_arm, bias):
     assert getattr(arm, bias).rate == 1.0
 
 
+async def test_abstentions_are_counted(seat_scripted_agents, run_arm):
+    """A voter whose ballots cannot be used abstains in each debate: no ballot of it counts in the rates."""
+    names = ("ann", "bob", "cyd")
+    seat_scripted_agents(
+        ann=voting("ann", BIASES["place"]),
+        bob=voting("bob", BIASES["place"]),
+        cyd=voting("cyd", lambda _task, _own: "no label"),
+    )
+    rows = await run_arm("text", list(names), debate="never", answer_form="text", options=None)
+    [arm] = evaluate(rows).arms
+    assert (arm.completed, arm.abstentions, arm.place.ballots) == (50, 50, 100)
+    assert arm.agreement <= 0.6667  # of all seats
+
+
 def row(arm, number, is_right, **fields):
     """A row of a completed debate about a question with a known answer."""
     known = {

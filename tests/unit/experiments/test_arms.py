@@ -171,3 +171,22 @@ def test_changed_agents_are_counted_by_arm_and_agent():
         ("a", "ann", "m2, effort high as configured then", "m2, effort high as configured now", 1),
         ("b", "", "bob, ann", "ann, bob", 1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("defaults", "own", "left"),
+    [
+        ({}, {"answer_form": "text"}, {"answer_form": "text"}),
+        ({"consensus": "judge", "judge": "demo"}, {"consensus": "any"}, {"consensus": "any"}),
+        ({"escalate": ["demo"]}, {"debate": "never"}, {"debate": "never"}),
+        ({"judge": "demo"}, {}, {"judge": "demo"}),  # a mistake of all arms: the check refuses it
+    ],
+)
+def test_one_field_of_an_arm_is_enough(defaults, own, left):
+    """What its own fields refuse next to them is left out: an answer form, a mode, or no rounds as an arm."""
+    asked = question(**({"options": ["a", "b"]} if "answer_form" in own else {}))
+    experiment = Experiment("g", [asked], [Arm("a", own, defaults)])
+    [debate] = experiment
+    made = experiment.line(debate)
+    names = ("answer_form", "options", "consensus", "judge", "debate", "escalate")
+    assert {name: made[name] for name in names if name in made} == left

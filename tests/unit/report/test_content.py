@@ -418,3 +418,20 @@ def test_status_and_wait_say_first_that_a_result_is_degraded():
     assert next(job_lines(made, 0.0)).split() == ["job", made.id, "(degraded)"]
     made.payload = {"other": 1}
     assert next(job_lines(made, 0.0)).split() == ["job", made.id]
+
+
+def test_a_seat_says_which_calls_were_not_made_here_or_not_once():
+    """Replies of other debates, with those who paid; calls that `requeue --from` had made again."""
+    made, entries = SAMPLES["agreeing"]()
+    made.result |= {"forked_from": "second"}
+    made.result["seats"][0] |= {"taken_over": 2, "calls": 0, "cost_usd": 0.0}
+    entries["call/propose.0.0"] |= {"from": "first"}
+    entries["call/r1.review.0.0"] |= {"from": "second"}
+    entries["past/vote.1.0"] = entries["call/propose.1.0"] | {"phase": "vote"}
+    report = report_of(made, entries)
+    assert table(report, "Seats")[0][-1] == "$0"
+    [seats] = next(section.blocks for section in report.sections if section.title == "Seats")
+    assert seats.rows[0].detail.endswith("2 replies taken over from first, second")
+    assert seats.rows[1].detail.endswith("1 call made again after a requeue")
+    made.result["seats"][0]["seat"] = 7  # without a journal, by the result alone
+    assert "2 replies taken over from second" in shown(made, {})
