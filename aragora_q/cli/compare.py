@@ -131,7 +131,9 @@ def _batches(arms: dict[str, dict[str, str]]) -> Iterator[dict[str, dict[str, st
 
 def _short_names(arms: Collection[str]) -> dict[str, str]:
     """Return names for people, shortened if they stay different."""
-    whole = {arm: arm or "(no arm)" for arm in arms}
+    from aragora_q.experiments.evaluation import name_of
+
+    whole = {arm: name_of(arm) for arm in arms}
     half = MAX_NAME_CHARS // 2
     short = {
         arm: name if len(name) <= MAX_NAME_CHARS else f"{name[:half]}…{name[-half + 1 :]}"
@@ -175,6 +177,7 @@ def _price(usd: float | None) -> str:
 
 
 def _agreement(found: Comparison) -> Iterator[Section]:
+    from aragora_q.experiments.evaluation import name_of
     from aragora_q.report.document import Block, Notice, Row, Section, Table
 
     pairs = [pair for pair in found.pairs if pair.questions]
@@ -184,7 +187,7 @@ def _agreement(found: Comparison) -> Iterator[Section]:
     rows = [
         Row(
             [
-                ", ".join(arm or "(no arm)" for arm in pair.arms),
+                ", ".join(map(name_of, pair.arms)),
                 f"{pair.questions:,}",
                 _share(pair.same, pair.questions),
                 "" if pair.kappa is None else f"{pair.kappa:.2f}",
@@ -217,6 +220,7 @@ def _differences(found: Comparison) -> Iterator[Section]:
 
 def _difference_rows(each: Difference) -> Iterator[TableRow]:
     """Yield a row for each verdict; the question stands in the first."""
+    from aragora_q.experiments.evaluation import name_of
     from aragora_q.loose import text
     from aragora_q.report.document import Row
 
@@ -229,7 +233,7 @@ def _difference_rows(each: Difference) -> Iterator[TableRow]:
                 else output.truncate(text(row.verdict), MAX_CELL_CHARS)
             )
             is_right = "yes" if row.is_right else ""
-            verdicts.setdefault((shown, is_right), []).append(arm or "(no arm)")
+            verdicts.setdefault((shown, is_right), []).append(name_of(arm))
     about = [str(each.number or ""), output.truncate(each.question, MAX_CELL_CHARS)]
     for (verdict, is_right), arms in verdicts.items():
         yield Row([*about, verdict, is_right, ", ".join(arms)])

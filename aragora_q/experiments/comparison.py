@@ -114,6 +114,11 @@ class Difference:
     rows: Mapping[str, Row | None]
     """By arm; None if the arm has not this question."""
 
+    @property
+    def expected(self) -> Sequence[Any]:
+        """The verdicts that are right, as the first arm with this question has them; empty: not known."""
+        return next((row.expected for row in self.rows.values() if row), ())
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -253,11 +258,10 @@ def _pair_json(pair: Pair) -> PairJson:
 
 
 def _difference_json(each: Difference) -> DifferenceJson:
-    expected = next((row.expected for row in each.rows.values() if row), ())
     return {
         "number": each.number or None,
         "question": each.question,
-        "expected": list(expected),
+        "expected": list(each.expected),
         "verdicts": [
             {
                 "arm": arm or None,

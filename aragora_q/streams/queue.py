@@ -288,8 +288,8 @@ class RedisStreamsQueue(WorkQueue):
 
         Returns one result per job: `requeued`, `unknown` (or past retention), `malformed` (the dead
         letter of a malformed entry, which has nothing to run), `not-reached` (the debate has no call of that
-        phase), or the status of a job that has neither
-        failed nor been cancelled. Finished work and history are kept; `by` and `reason` are added to it.
+        phase), or the status of a job that has neither failed nor been cancelled. Finished work and history
+        are kept; `by` and `reason` are added to it.
         """
         check_phase(from_phase)
         return await self._run_for_each(

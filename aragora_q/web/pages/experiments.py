@@ -176,13 +176,11 @@ def _matrix(found: Comparison | None) -> list[tuple[str, list[Pair | None]]]:
 
 
 def _difference(each: Difference) -> dict[str, Any]:
-    rows = list(each.rows.values())
-    expected = next((row.expected for row in rows if row), ())
     return {
         "number": each.number,
         "question": each.question,
-        "expected": " or ".join(map(text, expected)),
-        "rows": rows,
+        "expected": " or ".join(map(text, each.expected)),
+        "rows": list(each.rows.values()),
     }
 
 
