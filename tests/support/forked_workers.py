@@ -52,11 +52,14 @@ def _fork_on_demand():
     from aragora_q import launcher
     from aragora_q.config.settings import QueueConfig
     from aragora_q.executors import debate
+    from aragora_q.executors.debate.llm import models as connecting
 
     # Building agents imports what takes two seconds; here once for all.
     nowhere = {"base_url": "http://127.0.0.1:9", "api_key_env": "STUB_KEY"}
     models = {api: {"model": f"{api}:m", **nowhere} for api in ("openai", "anthropic")}
     debate.create(QueueConfig(agents=models))
+    # Dozens that begin at once keep each other from connecting in time, which would cost attempts.
+    connecting.CONNECT_SECONDS = 100.0
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are not waited for
     for line in sys.stdin:
         settings = json.loads(line)

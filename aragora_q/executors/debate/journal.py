@@ -2,8 +2,8 @@
 
 So no reply is paid for twice, and a resumed debate is the same debate. Stored as checkpoints of the
 attempt: fenced, limited in size, deleted with the job's data. An entry counts where the digest of its
-exact prompt matches, so calls made with other prompts are never mixed in. Used by the protocol and the
-participants.
+exact prompt and of the seats that it labels matches, so calls made with other prompts are never mixed in.
+Used by the protocol and the participants.
 """
 
 from __future__ import annotations
