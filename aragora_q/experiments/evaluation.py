@@ -60,11 +60,12 @@ class Bin:
 class Calibration:
     """How far agreement is from the share of right verdicts, if it is read as their probability.
 
-    Agreement is the share of seats behind the verdict; of a single seat it is always 1.
+    Agreement is the share of seats behind the verdict. Debates of a single seat, which always agrees with
+    itself, are left out.
     """
 
     debates: int
-    """Counted debates with a verdict and an agreement."""
+    """Counted debates of several seats with a verdict and an agreement."""
     agreement: float
     """The mean of their agreement."""
     accuracy: float
@@ -285,7 +286,11 @@ def _share_interval(chosen: int, of: int) -> Interval | None:
 
 
 def _calibration(counted: Sequence[Row]) -> Calibration | None:
-    found = [(row.agreement, row.is_right is True) for row in counted if row.agreement is not None]
+    found = [
+        (row.agreement, row.is_right is True)
+        for row in counted
+        if row.agreement is not None and len(row.changes) != 1
+    ]
     if not found:
         return None
     binned: dict[int, list[tuple[float, bool]]] = defaultdict(list)
@@ -389,8 +394,8 @@ def _findings(arms: Sequence[ArmResult], pairs: Sequence[Pair]) -> Iterator[str]
         yield from _no_difference(others, len(tested))
     yield from _costs(arms)
     for each in arms:
-        found, is_one_seat = each.calibration, each.flips and each.flips.seats <= each.counted
-        if found and not is_one_seat and found.agreement - found.accuracy > OVERCONFIDENT:
+        found = each.calibration
+        if found and found.agreement - found.accuracy > OVERCONFIDENT:
             yield (
                 f"{name_of(each.arm)}: mean agreement is {found.agreement:.0%}, but "
                 f"{found.accuracy:.0%} of the verdicts are right: agreement is not the probability that a "
