@@ -366,6 +366,10 @@ def _show(outcome: Outcome) -> None:
     output.line(", ".join(parts))
     for text in _change_texts(outcome.changes):
         output.line(text)
+    if outcome.changes:
+        output.info(
+            "debates that are there keep what these agents said; to ask the changed ones, use a new group"
+        )
     if outcome.missing:
         output.line()
         quotes.print_total(outcome.total, outcome.basis)

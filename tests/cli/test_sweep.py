@@ -146,6 +146,7 @@ def test_changed_agents_are_reported_and_not_rerun(run, configure):
     ]  # fmt: skip
     shown = run(*ARMS, "--yes")
     assert "changed: arm quick, agent ann: openai:m1 -> openai:m4 (2 debates before)" in shown.lines
+    assert shown.err.count("use a new group") == 1
 
 
 def test_the_quote_of_the_whole_is_shown_and_asked_for(run, run_cli, monkeypatch):
