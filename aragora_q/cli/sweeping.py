@@ -368,7 +368,7 @@ def _show(outcome: Outcome) -> None:
         output.line(text)
     if outcome.changes:
         output.info(
-            "debates that are there keep what these agents said; to ask the changed ones, use a new group"
+            "debates that are there are not asked again; to ask the changed agents, use a new group"
         )
     if outcome.missing:
         output.line()
