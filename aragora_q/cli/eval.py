@@ -183,7 +183,9 @@ async def _ask(queue: RedisStreamsQueue, asked: _Asked) -> Mapping[str, Sequence
         return {}
     if not how.quiet:
         output.info(f"waiting for group {asked.group}: workers run its debates")
-    await waiting.ended_group(queue, asked.group, asked.timeout_seconds, quiet=how.quiet)
+    await waiting.ended_group(
+        queue, asked.group, asked.timeout_seconds, quiet=how.quiet, is_complete=True
+    )
     if not how.quiet:
         output.line()
     return {debate.id: debate.question.expected for debate in experiment}

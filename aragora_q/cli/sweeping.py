@@ -105,7 +105,8 @@ class Outcome:
     """The quote of what is missing."""
     basis: str = ""
     """What the quote is based on."""
-    warning: str = ""
+    warnings: dict[str, None] = field(default_factory=dict)
+    """About agents of debates that are missing; each once, with its arm."""
     dry_run: bool = False
     created: list[str] = field(default_factory=list)
     """Ids of the debates that were enqueued."""
@@ -241,9 +242,11 @@ class _Planner:
         """
         experiment, options = self.experiment, self._options
         outcome, changes = Outcome(experiment, dry_run=options.dry_run), Changes()
-        refusals, summary = Refusals(), BulkSummary()
+        refusals = Refusals()
         thresholds = Thresholds(options.approve_above, None)
-        checker = LineChecker(self._quoter, {}, thresholds, summary, id_from_content=False)
+        checker = LineChecker(
+            self._quoter, {}, thresholds, BulkSummary(), id_from_content=False, in_experiment=True
+        )
         shows_bar = not (options.quiet or options.as_json)
         with output.ProgressBar(len(experiment), is_shown=shows_bar) as bar:
             for number, batch in enumerate(batched(experiment, READ_AT_ONCE)):
@@ -258,6 +261,8 @@ class _Planner:
                         outcome.deleted += status is None and recorded is not None
                         if status is None and (recorded is None or options.rerun):
                             outcome.missing.add(debate.id)
+                            if checked.warning:
+                                outcome.warnings[f"arm {debate.arm.name}: {checked.warning}"] = None
                             if checked.approval is not None:
                                 outcome.holds[debate.id] = checked.approval.reason
                             outcome.total.add(debate.question.line, await self._quote(payload))
@@ -269,7 +274,6 @@ class _Planner:
         refusals.check("debate")
         outcome.group = await self.queue.tracker.get_group(experiment.group)
         outcome.changes = changes.to_list()
-        outcome.warning = summary.warning() if summary.warnings else ""
         total = outcome.total
         outcome.basis = self._quoter.basis(total.debates, total.agents_without_history)
         return outcome
@@ -362,6 +366,10 @@ def _show(outcome: Outcome) -> None:
     output.line(", ".join(parts))
     for text in _change_texts(outcome.changes):
         output.line(text)
+    if outcome.changes:
+        output.info(
+            "debates that are there are not asked again; to ask the changed agents, use a new group"
+        )
     if outcome.missing:
         output.line()
         quotes.print_total(outcome.total, outcome.basis)
@@ -372,8 +380,8 @@ def _show(outcome: Outcome) -> None:
             f"the group has {count(outcome.others, 'other job')}: debates whose question or arm is not in "
             "these files, or was written in another way"
         )
-    if outcome.warning:
-        _warn(outcome.warning)
+    for text in outcome.warnings:
+        _warn(text)
 
 
 def _change_texts(changes: Iterable[tuple[Change, int]]) -> Iterable[str]:
@@ -442,7 +450,7 @@ def report(outcome: Outcome, options: SweepOptions) -> None:
         output.lines(outcome.created)
         return
     group = outcome.experiment.group
-    if not options.dry_run:
+    if outcome.created:
         held = sum(job_id in outcome.holds for job_id in outcome.created)
         note = f", {held:,} of them held until approved with unhold" if held else ""
         output.line(f"{count(len(outcome.created), 'debate')} enqueued in group {group}{note}")
@@ -458,5 +466,5 @@ def report(outcome: Outcome, options: SweepOptions) -> None:
             f"{count(outcome.deleted, 'debate')} enqueued before and deleted since; "
             "--rerun buys them again"
         )
-    if not options.dry_run and (outcome.created or outcome.existing):
+    if outcome.created:
         output.info(f"aragora-q wait --group {group}; then: aragora-q table {group}")

@@ -88,11 +88,17 @@ async def ended_jobs(
 
 
 async def ended_group(
-    queue: RedisStreamsQueue, name: str, timeout_seconds: float | None, *, quiet: bool
+    queue: RedisStreamsQueue,
+    name: str,
+    timeout_seconds: float | None,
+    *,
+    quiet: bool,
+    is_complete: bool = False,
 ) -> Group:
     """Return a group when none of its jobs is live, or as it was before its last job was purged.
 
-    Shows its progress on a terminal. Raises GroupNotFound and WaitTimedOut.
+    Shows its progress on a terminal, and says that more jobs may follow if the group is not sealed, unless the
+    caller knows that it `is_complete`. Raises GroupNotFound and WaitTimedOut.
     """
     group: Group | None = None
     says_held = False
@@ -105,7 +111,8 @@ async def ended_group(
                     raise GroupNotFound(name, queue.config.queue)
                 if group is not None and (found is None or found.created_at != group.created_at):
                     return group  # deleted; a new one may have its name
-                if group is None and found is not None and found.sealed_at is None and not quiet:
+                says_open = group is None and not (quiet or is_complete)
+                if says_open and found is not None and found.sealed_at is None:
                     output.info(
                         f"group {name} is not sealed: jobs that are enqueued after the others have ended "
                         "are not waited for"

@@ -61,11 +61,12 @@ class Bin:
 class Calibration:
     """How far agreement is from the share of right verdicts, if it is read as their probability.
 
-    Agreement is the share of seats behind the verdict; of a single seat it is always 1.
+    Agreement is the share of seats behind the verdict. Debates of a single seat, which always agrees with
+    itself, are left out.
     """
 
     debates: int
-    """Counted debates with a verdict and an agreement."""
+    """Counted debates of several seats with a verdict and an agreement."""
     agreement: float
     """The mean of their agreement."""
     accuracy: float
@@ -292,7 +293,11 @@ def _share_interval(chosen: int, of: int) -> Interval | None:
 
 
 def _calibration(counted: Sequence[Row]) -> Calibration | None:
-    found = [(row.agreement, row.is_right is True) for row in counted if row.agreement is not None]
+    found = [
+        (row.agreement, row.is_right is True)
+        for row in counted
+        if row.agreement is not None and len(row.changes) != 1
+    ]
     if not found:
         return None
     binned: dict[int, list[tuple[float, bool]]] = defaultdict(list)
@@ -396,9 +401,8 @@ def _findings(arms: Sequence[ArmResult], pairs: Sequence[Pair]) -> Iterator[str]
         yield from _no_difference(others, len(shown))
     yield from _costs(arms)
     for each in arms:
-        found, flips = each.calibration, each.flips
-        is_one_seat = found and flips and flips.seats <= found.debates
-        if found and not is_one_seat and found.agreement - found.accuracy > OVERCONFIDENT:
+        found = each.calibration
+        if found and found.agreement - found.accuracy > OVERCONFIDENT:
             yield (
                 f"{name_of(each.arm)}: mean agreement is {found.agreement:.0%}, but "
                 f"{found.accuracy:.0%} of the verdicts are right: agreement is not the probability that a "

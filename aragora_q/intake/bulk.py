@@ -99,7 +99,8 @@ class BulkSummary:
 class LineChecker:
     """Makes the jobs of lines, and checks them as `enqueue` does.
 
-    `defaults` and `thresholds` apply to lines that lack the field. `reader` is the queue as it may be read, if
+    `defaults` and `thresholds` apply to lines that lack the field. `in_experiment` is that of `check_seats`.
+    `reader` is the queue as it may be read, if
     that is another Redis user.
     """
 
@@ -111,6 +112,7 @@ class LineChecker:
         summary: BulkSummary,
         *,
         id_from_content: bool,
+        in_experiment: bool = False,
         reader: RedisStreamsQueue | None = None,
     ) -> None:
         self.quoter = quoter
@@ -120,6 +122,7 @@ class LineChecker:
         self._defaults = defaults
         self._thresholds = thresholds
         self._new_id = content_id if id_from_content else self._random_id
+        self._in_experiment = in_experiment
         self._warnings: dict[str, str] = {}
 
     async def check(self, number: int, line: Any) -> Checked:
@@ -158,7 +161,9 @@ class LineChecker:
         if seats not in self._warnings:
             if len(self._warnings) >= MAX_KNOWN_SEATS:
                 self._warnings.clear()
-            self._warnings[seats] = check_seats(payload, self._queue.config)
+            self._warnings[seats] = check_seats(
+                payload, self._queue.config, in_experiment=self._in_experiment
+            )
         if warning := self._warnings[seats]:
             self.summary.warnings += 1
             self.summary.first_warning = self.summary.first_warning or f"line {number}: {warning}"

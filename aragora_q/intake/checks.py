@@ -30,10 +30,13 @@ class Thresholds(NamedTuple):
 NO_THRESHOLDS = Thresholds(None, None)
 
 
-def check_seats(payload: Mapping[str, Any], config: QueueConfig) -> str:
+def check_seats(
+    payload: Mapping[str, Any], config: QueueConfig, *, in_experiment: bool = False
+) -> str:
     """Check the names of a debate. Return a warning about its agents, or nothing.
 
-    There is one, they are all one model, or none has the service tier that the job asks for.
+    There is one, they are all one model, or none has the service tier that the job asks for. An experiment
+    compares what one agent, or one model, is worth: there, the first two are no mistake.
 
     Raises:
         InvalidPayload: a name does not resolve.
@@ -45,7 +48,9 @@ def check_seats(payload: Mapping[str, Any], config: QueueConfig) -> str:
     debate.check_payload_agents(payload, config)
     agents, tier = payload["agents"], payload.get("service_tier")
     warnings = []
-    if len(agents) == 1:
+    if in_experiment:
+        pass
+    elif len(agents) == 1:
         warnings.append("one agent does not debate: it is asked once, and there is no vote")
     elif model := debate.only_model(agents, config):
         warnings.append(f"all agents are {model}, and share its errors: agreement means little")

@@ -40,6 +40,9 @@ SPECIAL = str.maketrans(
 LINK = re.compile(r"www(?=\.)|(https?|ftp|mailto|xmpp)(?=:)", re.IGNORECASE)
 """What GitHub makes a link without any markup."""
 
+AMOUNT = re.compile(r"\$[\d,.]+")
+"""A price alone in a cell: one dollar sign does not begin a formula."""
+
 LINE_START = re.compile(r"^(?:[-+](?=[-+\s]|$)|\d+(?=[.)](?:\s|$)))")
 """What begins a list or a rule, or makes the line before it a heading."""
 
@@ -116,7 +119,7 @@ def _block(block: Block, level: int = 3) -> Iterator[str]:
             text = _line(block.text)
             yield f"{alert}\n> {text}" if alert else text
         case Facts():
-            rows = [f"| {_inline(name)} | {_inline(value)} |" for name, value in block.rows]
+            rows = [f"| {_inline(name)} | {_cell(value)} |" for name, value in block.rows]
             yield "\n".join(["| | |", "|---|---|", *rows])
         case Table():
             yield _table(block)
@@ -150,11 +153,15 @@ def _table(table: Table) -> str:
     lines = [[_inline(name) for name in head], rules]
     for row in table.rows:
         shown = [*(row.cells[n] for n in table.shown), *[row.detail] * has_details]
-        cells = [_inline(cell) for cell in shown]
+        cells = [_cell(cell) for cell in shown]
         if row.chapter:
             cells[0] = _link(cells[0], row.chapter)
         lines.append(cells)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _cell(text: str) -> str:
+    return text if AMOUNT.fullmatch(text) else _inline(text)
 
 
 def _inline(text: str) -> str:

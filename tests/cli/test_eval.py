@@ -46,11 +46,12 @@ def end(on_queue):
             worker = await harness.worker("w1")
             while jobs := (await worker.start(100)).jobs:
                 for job in jobs:
-                    verdict = answer(codec.decode(job.raw_payload))
-                    usage = {"requests": 1, "input_tokens": 20, "output_tokens": 10}
+                    payload = codec.decode(job.raw_payload)
+                    verdict, seats = answer(payload), range(len(payload["agents"]))
                     found = {"verdict": verdict, "confidence": 1.0, "cost_usd": 0.01,
-                             "token_usage": usage, "duration_seconds": 2.0,
-                             "first_votes": [{"seat": 0, "verdict": verdict}]}  # fmt: skip
+                             "token_usage": {"requests": 1, "input_tokens": 20, "output_tokens": 10},
+                             "duration_seconds": 2.0,
+                             "first_votes": [{"seat": n, "verdict": verdict} for n in seats]}  # fmt: skip
                     outcome = Failed("no") if verdict is None else Completed(codec.encode(found))
                     await harness.report(worker, job, outcome)
 
@@ -99,6 +100,7 @@ def test_questions_are_asked_then_waited_for_then_reported(run, end, on_queue):
     done = run(*fields, questions=QUESTIONS)
     assert done.code == 0, done.err
     assert "32 completed, 0 to enqueue" in done.out
+    assert "not sealed" not in asked.err + done.err  # all of it is enqueued
     assert agents_of(on_queue) == seated
     assert re.search(
         r"^debate +8/8 +100% +63 to 100% +\$0\.01 +1\.0 +2\.0 s", done.out, re.MULTILINE

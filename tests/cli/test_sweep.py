@@ -101,11 +101,20 @@ async def test_another_run_adds_what_is_missing(run, harness):
     assert again.lines == [
         "Experiment g: 2 questions in 2 arms: 4 debates",
         "1 cancelled, 3 pending, 0 to enqueue",
-        "0 debates enqueued in group g",
     ]
     assert "aragora-q requeue --group g --status cancelled" in again.err
+    assert "aragora-q wait" not in again.err
     moved = [QUESTIONS[1], {**QUESTIONS[0], "expected": "coffee", "metadata": {"x": 1}}]
     assert run(*ARMS, "--yes", "-q", questions=moved).out == ""
+
+
+def test_warnings_about_seats_name_their_arm_once(run):
+    """One agent, or one model, is what an arm may be for: no warning. Others only if debates are enqueued."""
+    arms = ("one agents=ann", "same agents=ann,ann", "fast agents=demo service_tier=priority")
+    given = [part for arm in arms for part in ("--arm", arm)]
+    warned = [line for line in run(*given, "--yes").err.splitlines() if "warning" in line]
+    assert [line.split(": no agent has")[0] for line in warned] == ["warning: arm fast"]
+    assert "warning" not in run(*given, "--yes").err
 
 
 async def test_what_was_deleted_is_bought_again_only_on_request(run, harness):
@@ -137,6 +146,7 @@ def test_changed_agents_are_reported_and_not_rerun(run, configure):
     ]  # fmt: skip
     shown = run(*ARMS, "--yes")
     assert "changed: arm quick, agent ann: openai:m1 -> openai:m4 (2 debates before)" in shown.lines
+    assert shown.err.count("use a new group") == 1
 
 
 def test_the_quote_of_the_whole_is_shown_and_asked_for(run, run_cli, monkeypatch):

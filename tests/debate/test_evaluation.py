@@ -264,6 +264,17 @@ def test_calibration_by_hand():
     assert len(calibration.bins) == 10
 
 
+def test_one_seat_has_no_calibration():
+    """It always agrees with itself: such debates say nothing of agreement, also among others of an arm."""
+    seat = Change(was_right=True, is_right=True)
+    alone = [row("a", n, True, changes=[seat]) for n in range(3)]
+    several = row("b", 1, False, agreement=0.5, changes=[seat] * 2)
+    one, mixed = evaluate([*alone, several, row("b", 2, True, changes=[seat])]).arms
+    assert one.calibration is None
+    assert mixed.calibration is not None
+    assert (mixed.calibration.debates, mixed.calibration.ece) == (1, 0.5)
+
+
 def test_costs_and_times():
     """Unknown prices are not 0: they are in no mean, and said; latency is that of completed debates."""
     rows = [row("a", n, True, cost_usd=n / 100, seconds=float(n)) for n in range(1, 11)]

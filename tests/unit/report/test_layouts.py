@@ -432,3 +432,10 @@ def test_a_long_table_takes_time_in_proportion():
     rows = Rows([Row(["1", "", "x"]) for _ in range(50)])
     assert markdown.render_table(Table("abc", rows)).count("\n| 1 | x |") == 50
     assert Rows.reads < 10
+
+
+def test_a_price_alone_in_a_cell_is_written_as_it_is():
+    """Two dollar signs make a formula; a text may have any number of them."""
+    cells = ["$0", "$1,234.50", "$5 or $6", "$x$", "$"]
+    [*_, row] = markdown.render_table(Table(["a"] * 5, [Row(cells)])).splitlines()
+    assert row == "| $0 | $1,234.50 | &#36;5 or &#36;6 | &#36;x&#36; | &#36; |"
