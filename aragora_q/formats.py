@@ -159,6 +159,11 @@ def any_of(words: Iterable[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
+def points(difference: float) -> str:
+    """Return a difference of shares in percentage points, with its sign: `+4`, `-10`, `0`."""
+    return f"{100 * difference:+.0f}" if abs(difference) >= 0.005 else "0"
+
+
 def dollars(usd: float) -> str:
     """Format a price: `$12.40`, `$0.50`, `$0.0123`, `< $0.0001`, `$0`."""
     if usd == 0:
