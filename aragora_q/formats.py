@@ -159,6 +159,12 @@ def any_of(words: Iterable[str]) -> str:
     return f"{', '.join(others)} or {last}" if others else last
 
 
+def points(difference: float, sign: str = "+") -> str:
+    """Return a difference of shares in percentage points: `+4`, `-10`, `+0.3`, `0`; blank `sign`: `4`."""
+    value = 100 * difference + 0.0  # -0.0 + 0.0 is 0.0
+    return f"{value:{sign if value else ''}{'.0f' if abs(value) >= 1 else '.1g'}}"
+
+
 def dollars(usd: float) -> str:
     """Format a price: `$12.40`, `$0.50`, `$0.0123`, `< $0.0001`, `$0`."""
     if usd == 0:

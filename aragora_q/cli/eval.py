@@ -12,7 +12,7 @@ import typer
 from aragora_q.cli import options, output
 from aragora_q.cli.debates import with_debate_fields
 from aragora_q.cli.options import CODES, AsJson, LoadConfig, Timeout, Yes, with_config
-from aragora_q.formats import count, dollars_or_unknown, duration
+from aragora_q.formats import count, dollars_or_unknown, duration, points
 
 if TYPE_CHECKING:
     from aragora_q.cli.sweeping import SweepOptions
@@ -349,7 +349,7 @@ def _comparisons(pairs: Sequence[Pair]) -> Section:
                 f"{pair.questions:,}",
                 f"{pair.only_arm:,}",
                 f"{pair.only_baseline:,}",
-                "" if pair.difference is None else _points(pair.difference),
+                "" if pair.difference is None else points(pair.difference),
                 _interval_of_points(pair.interval),
                 "" if pair.p is None else _p(pair.p),
                 "" if pair.p_adjusted is None else _p(pair.p_adjusted),
@@ -457,18 +457,12 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.0%}"
 
 
-def _points(difference: float) -> str:
-    from aragora_q.experiments.evaluation import points_text
-
-    return f"{'+' if difference > 0 else ''}{points_text(difference)}"
-
-
 def _interval(interval: Interval | None) -> str:
     return "" if interval is None else f"{100 * interval.low:.0f} to {interval.high:.0%}"
 
 
 def _interval_of_points(interval: Interval | None) -> str:
-    return "" if interval is None else f"{_points(interval.low)} to {_points(interval.high)}"
+    return "" if interval is None else f"{points(interval.low)} to {points(interval.high)}"
 
 
 def _p(p: float) -> str:

@@ -21,7 +21,7 @@ from aragora_q.base import JobStatus
 from aragora_q.experiments import inference
 from aragora_q.experiments.inference import Interval
 from aragora_q.experiments.rows import Cast, Change, Question, Row, by_question
-from aragora_q.formats import count, dollars
+from aragora_q.formats import count, dollars, points
 from aragora_q.money import USD_DIGITS
 
 BINS = 10
@@ -417,8 +417,8 @@ def _difference(pair: Pair) -> str:
     if difference < 0:
         better, worse, low, high = worse, better, -high, -low
     return (
-        f"{name_of(better)} is right more often than {name_of(worse)}: by {points_text(abs(difference))} "
-        f"points (95% interval: {points_text(low)} to {points_text(high)}) on "
+        f"{name_of(better)} is right more often than {name_of(worse)}: by {points(abs(difference), '')} "
+        f"points (95% interval: {points(low, '')} to {points(high, '')}) on "
         f"{count(pair.questions, 'question')}; adjusted {p_text(pair.p_adjusted)}."
     )
 
@@ -554,12 +554,6 @@ def _expected(arms: Iterable[Mapping[Question, Row]]) -> Mapping[Question, set[s
 def name_of(arm: str | None) -> str:
     """Return the name of an arm for people."""
     return arm or "(no arm)"
-
-
-def points_text(share: float) -> str:
-    """Return a difference of shares in points, for people: whole ones, and less than one with a digit."""
-    points = 100 * share
-    return f"{points:.0f}" if abs(points) >= 1 else f"{points + 0.0:.1g}"  # -0.0 + 0.0 is 0.0
 
 
 def p_text(p: float | None) -> str:

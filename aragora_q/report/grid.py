@@ -191,6 +191,8 @@ def _notes(call: Call, number: int) -> Iterator[str]:
         yield "no further round needed"
     if number > 1:
         yield f"{number} calls"
+    if call.taken_from:
+        yield "taken over"
 
 
 def _vote(debate: Debate, vote: Mapping[str, Any] | None) -> Cell:

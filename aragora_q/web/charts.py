@@ -186,6 +186,8 @@ def _duration(seconds: float) -> str:
 def _usd(dollars: float) -> str:
     if dollars >= 1000:
         return f"${_short(dollars)}"
+    if 1e-9 < dollars < 0.0001:  # decades of an axis differ
+        return "$" + f"{float(f'{dollars:.2g}'):.10f}".rstrip("0")
     return formats.dollars(dollars)
 
 
@@ -442,7 +444,13 @@ LEFT, RIGHT = 12.0, 96.0
 """Percent of the width between which the points are: the labels of the lines are on the left."""
 
 NEAR = 0.05
-"""Share of the largest `x`: points that are nearer are drawn next to each other, so that all are seen."""
+"""Share of the axis: points that are nearer are drawn next to each other, so that all are seen."""
+
+WIDE = 100
+"""Times the smallest `x`: if the largest is more, the axis is logarithmic, so that small ones are apart."""
+
+MAX_DECADES = 5
+"""Labels of a logarithmic axis at most, after the first."""
 
 STEP, REACH = 11, 44
 """Pixels from one of these points to the next, and at most from the first to the last."""
@@ -452,6 +460,36 @@ LABEL_HEIGHT, LABEL_CHARS, CHAR_WIDTH = 16, 14, 8
 
 LEAST_WIDTH = 330
 """Pixels of the narrowest drawing: labels that do not overlap there do not overlap in a wider one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """The axis of `x`: from `low` to `high`, logarithmic if `low` is not 0."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, chart: Scatter) -> _Scale:
+        """Return the axis on which all points of a chart are."""
+        least, largest = (pick(point.x for point in chart.points) for pick in (min, max))
+        if least <= 0 or largest <= WIDE * least:
+            return cls(0, chart.unit.top(largest))
+        return cls(10.0 ** math.floor(math.log10(least)), 10.0 ** math.ceil(math.log10(largest)))
+
+    def share(self, x: float) -> float:
+        """Return where a value is, from 0 to 1."""
+        if not self.low:
+            return x / self.high
+        return math.log10(x / self.low) / math.log10(self.high / self.low)
+
+    def lines(self) -> list[float]:
+        """Return the values that have labels."""
+        if not self.low:
+            return [0, self.high / 2, self.high]
+        decades = round(math.log10(self.high / self.low))
+        step = math.ceil(decades / MAX_DECADES)
+        return [self.low * 10.0**n for n in range(0, decades + 1, step)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -491,8 +529,8 @@ def scatter(chart: Scatter) -> Markup:
             heading, chart.empty
         )
     height = max(PLOT_HEIGHT, LABEL_HEIGHT * len(chart.points))
-    top = chart.unit.top(max(point.x for point in chart.points))
-    marks = _marks(chart.points, top)
+    scale = _Scale.of(chart)
+    marks = _marks(chart.points, scale)
     rows = _label_rows(marks, height)
     return Markup(
         '<figure class="chart scatter">{heading}<svg role="img" aria-labelledby="{name}-title" '
@@ -505,7 +543,7 @@ def scatter(chart: Scatter) -> Markup:
         title=chart.title,
         summary=" ".join(_point_text(chart, each) for each in chart.points),
         height=TOP + height + MARGIN,
-        axes=_axes(chart, top, height),
+        axes=_axes(chart, scale, height),
         marks=Markup("").join(
             _drawn(mark, row, height) for mark, row in zip(marks, rows, strict=True)
         ),
@@ -520,7 +558,7 @@ def _point_text(chart: Scatter, point: Point) -> str:
     return f"{point.name}: {point.y:.0%}{between}, {chart.x_name} {chart.unit.text(point.x)}."
 
 
-def _axes(chart: Scatter, top: float, height: int) -> Markup:
+def _axes(chart: Scatter, scale: _Scale, height: int) -> Markup:
     rows = [
         Markup(
             '<line class="grid" x2="100%" y1="{0}" y2="{0}"/><text class="value" y="{1}">{2:.0%}</text>'
@@ -529,15 +567,17 @@ def _axes(chart: Scatter, top: float, height: int) -> Markup:
     ]
     columns = [
         Markup('<text class="time" x="{}%" y="{}" text-anchor="{}">{}</text>').format(
-            _number(_percent(share)),
+            _number(_percent(scale.share(x))),
             TOP + height + 13,
-            "end" if share == 1 else "middle",
-            chart.unit.text(share * top),
+            "end" if scale.share(x) > NEAR_END else "middle",
+            chart.unit.text(x),
         )
-        for share in (0, 0.5, 1)
+        for x in scale.lines()
     ]
     name = Markup('<text class="axis" x="{}%" y="{}" text-anchor="end">{}</text>').format(
-        _number(RIGHT), TOP + height + MARGIN - 2, chart.x_name
+        _number(RIGHT),
+        TOP + height + MARGIN - 2,
+        f"{chart.x_name}{', logarithmic' if scale.low else ''}",
     )
     return Markup("").join([*rows, *columns, name])
 
@@ -550,10 +590,12 @@ def _share_y(share: float, height: int) -> float:
     return round(TOP + height * (1 - share), 1)
 
 
-def _marks(points: Sequence[Point], top: float) -> list[_Mark]:
+def _marks(points: Sequence[Point], scale: _Scale) -> list[_Mark]:
     """Return where the points are, and their labels: all labels of near points are on one side of them."""
-    groups = _near(points, top)
-    places = [_percent(sum(point.x for point in group) / len(group) / top) for group in groups]
+    groups = _near(points, scale)
+    places = [
+        _percent(sum(scale.share(point.x) for point in group) / len(group)) for group in groups
+    ]
     marks: list[_Mark] = []
     for group, percent in zip(groups, places, strict=True):
         others = [each for each in places if each != percent]
@@ -579,11 +621,11 @@ def _covered(marks: Sequence[_Mark], others: Sequence[float]) -> tuple[float, in
     return max(0, -begin, end - LEAST_WIDTH), covered
 
 
-def _near(points: Sequence[Point], top: float) -> list[list[Point]]:
+def _near(points: Sequence[Point], scale: _Scale) -> list[list[Point]]:
     """Return the points in groups of those that are drawn next to each other, by `x`."""
     groups: list[list[Point]] = []
     for point in sorted(points, key=lambda each: each.x):
-        if groups and point.x - groups[-1][0].x <= NEAR * top:
+        if groups and scale.share(point.x) - scale.share(groups[-1][0].x) <= NEAR:
             groups[-1].append(point)
         else:
             groups.append([point])

@@ -12,9 +12,10 @@ from support.scripted_agents import label_of, said
 from aragora_q.base import Job, JobStatus
 from aragora_q.executors.debate.requests import Discuss, Propose, Vote
 from aragora_q.experiments import inference
-from aragora_q.experiments.evaluation import evaluate, points_text
+from aragora_q.experiments.evaluation import evaluate
 from aragora_q.experiments.notes import NOTE, Note
 from aragora_q.experiments.rows import Cast, Change, Row, row_of
+from aragora_q.formats import points
 from aragora_q.job import create_debate_job
 
 LINES = files("aragora_q.experiments").joinpath("builtin.jsonl").read_text("utf-8").splitlines()
@@ -427,13 +428,8 @@ def test_a_difference_of_less_than_a_point_is_not_called_zero():
         .findings[0]
         .startswith("y is right more often than x: by 0.5 points (95% interval: 0.1 ")
     )
-    assert [points_text(each) for each in (-0.0, 0.0, 0.004, -0.016, 0.26)] == [
-        "0",
-        "0",
-        "0.4",
-        "-2",
-        "26",
-    ]
+    found = [points(each) for each in (-0.0, 0.0, 0.004, -0.016, 0.26)]
+    assert found == ["0", "0", "+0.4", "-2", "+26"]
 
 
 def test_how_many_questions_another_difference_needs():

@@ -1,5 +1,6 @@
 """Charts: well-formed SVG without styles and scripts, for every series that a queue can have."""
 
+import itertools
 import re
 from xml.etree import ElementTree as ET
 
@@ -218,6 +219,19 @@ def test_labels_of_a_scatter_do_not_overlap(arms, width):
         for other_begin, other_end, other_y in labels[:n]:
             assert abs(y - other_y) >= 14 or end <= other_begin or other_end <= begin
     assert len({(round(x, 1), y) for x, y in points}) == len(arms)
+
+
+def test_a_scatter_of_decades_is_logarithmic():
+    """Costs that are far apart all have a place of their own, with a decade as label; a free one needs 0."""
+    costs = (0.00001, 0.0003, 0.01, 1.2)
+    figure, at = plot(*(Point(f"a{n}", cost, 0.5) for n, cost in enumerate(costs)))
+    places = [x for x, _ in at(1000, "point")]
+    assert all(after - before > 100 for before, after in itertools.pairwise(places))
+    words = "".join(figure.itertext())
+    assert "logarithmic" in words
+    assert "$0.00001" in words
+    linear, _ = plot(Point("free", 0, 0.5), Point("dear", 1.2, 0.5))
+    assert "logarithmic" not in "".join(linear.itertext())
 
 
 def test_a_scatter_says_its_numbers():

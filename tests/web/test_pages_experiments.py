@@ -82,9 +82,11 @@ async def test_an_evaluation_has_a_plot_and_its_numbers(harness, session, operat
     await experiments.fill(harness.queue, session, "g", 20, TWO)
     page = await operator.get("/groups/g/eval")
     assert page.status == 200
-    assert "Accuracy by cost per question, with 95 % intervals" in page.words
+    assert "Accuracy by cost per question, with 95% intervals" in page.words
     assert page.text.count("<circle") == 2
-    assert "Intervals are of 95 %." in page.words
+    assert "Intervals are of 95%." in page.words
+    assert page.text.index("<circle") < page.text.index('id="findings"')
+    assert "+0%" not in page.words
     assert "style=" not in page.text
 
 
@@ -95,7 +97,7 @@ async def test_an_evaluation_without_scipy_says_so(harness, session, operator, m
     page = await operator.get("/groups/g/eval")
     assert "SciPy is not installed" in page.words
     assert "Accuracy by cost per question" in page.words
-    assert "95 %" not in page.words
+    assert "95%" not in page.words
 
 
 async def test_texts_of_an_experiment_stay_texts(harness, session, operator):

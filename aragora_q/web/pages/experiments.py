@@ -126,6 +126,7 @@ async def compare_page(request: Request, access: Viewer, name: str) -> Response:
     found = await shown.results.comparison() if shown.results else None
     pairs = found.pairs if found else []
     part = Part.of(request, found.differences if found else [])
+    columns = [arm or "no arm" for arm in found.arms] if found else []
     return render(
         request,
         "group_compare.html",
@@ -133,7 +134,8 @@ async def compare_page(request: Request, access: Viewer, name: str) -> Response:
         **shown.context("compare"),
         arms=arms_of(found),
         not_counted=found.not_counted if found else 0,
-        columns=[arm or "no arm" for arm in found.arms] if found else [],
+        columns=columns,
+        number_columns=[(name, "number") for name in columns],
         matrix=_matrix(found),
         has_kappa=any(pair.kappa is not None for pair in pairs),
         by_wording=any(pair.by_wording for pair in pairs),
@@ -155,7 +157,7 @@ async def evaluation_page(request: Request, access: Viewer, name: str) -> Respon
         **shown.context("eval"),
         evaluation=found,
         chart=_plot(arms),
-        not_drawn=[each.arm or "no arm" for each in arms if _point(each, _axis(arms)) is None],
+        not_drawn=_not_drawn(arms),
         has_flips=any(each.flips for each in arms),
         has_ballots=any(each.label for each in arms),
         has_calibration=any(each.calibration for each in arms),
@@ -209,11 +211,17 @@ def _point(arm: ArmResult, axis: _Axis) -> Point | None:
     return Point(safe_text(arm.arm or "no arm"), takes, arm.accuracy, interval)
 
 
+def _not_drawn(arms: Sequence[ArmResult]) -> list[str]:
+    """Return the names of the arms that the plot lacks; none if there is no plot."""
+    names = [each.arm or "no arm" for each in arms if _point(each, _axis(arms)) is None]
+    return names if len(names) < len(arms) else []
+
+
 def _plot(arms: Sequence[ArmResult]) -> Markup:
     """Return the accuracy of arms by what they take."""
     axis = _axis(arms)
     points = [point for arm in arms if (point := _point(arm, axis))]
-    intervals = ", with 95 % intervals" if any(point.interval for point in points) else ""
+    intervals = ", with 95% intervals" if any(point.interval for point in points) else ""
     empty = "Nothing to draw: no debate with an expected verdict has ended."
     title = f"Accuracy by {axis.name}{intervals}"
     return charts.scatter(Scatter("accuracy", title, axis.name, axis.unit, points, empty))

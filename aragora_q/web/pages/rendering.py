@@ -29,6 +29,7 @@ from aragora_q.formats import (
     count,
     dollars_or_unknown,
     duration,
+    points,
     safe_text,
 )
 from aragora_q.loose import text
@@ -193,6 +194,7 @@ def _environment() -> Environment:
         "time": _time,
         "money": dollars_or_unknown,
         "duration": duration,
+        "points": points,
         "count": count,
         "shortened": _shortened,
         "pretty_json": _pretty_json,

@@ -73,6 +73,22 @@ def test_replies_that_could_not_be_used():
     assert "choice must be one of KQTR, BXLM" in str(grid.rows[0].cells)
 
 
+def test_a_reply_that_was_taken_over_is_marked():
+    """Its price of 0 has a reason next to it; no other reply is marked."""
+    job, journal = sample_debates.SAMPLES["disagreeing"]()
+    taken = {
+        name: entry | {"from": "source", "usd": 0}
+        for name, entry in journal.items()
+        if name.startswith("call/propose.")
+    }
+    assert taken
+    marked = [
+        ["taken over" in cell.notes for cell in row.cells]
+        for row in build_grid(job, read_calls(journal | taken, None)).rows
+    ]
+    assert marked == [[True] + [False] * 5] * 5
+
+
 def test_foreign_values_do_no_harm():
     """Values that another program wrote are read as far as they can be."""
     job, journal = sample_debates.SAMPLES["disagreeing"]()
