@@ -99,6 +99,10 @@
         countChecked();
         tick();
         again();
+        if (!stream && connection.classList.contains("away")) {
+          clearTimeout(reopenTimer); // the console is back
+          open();
+        }
         say(stream?.readyState === EventSource.OPEN ? "Live" : "Up to date");
       }
     } catch {
