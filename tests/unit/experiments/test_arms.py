@@ -112,7 +112,10 @@ def test_the_nearest_fields_win():
         "max_tokens": 9,
         "answer_form": "boolean",
         "tags": {"t": "q", "u": "o", "arm": "a"},
-        "metadata": {"x": 1, "experiment": {"arm": "a", "number": 1, "place": 1, "expected": [True]}},
+        "metadata": {
+            "x": 1,
+            "experiment": {"arm": "a", "number": 1, "place": 1, "expected": [True]},
+        },
         "group": "g",
         "id": debate.id,
     }
