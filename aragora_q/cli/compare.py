@@ -14,7 +14,8 @@ from aragora_q.cli.options import AsJson, with_queue
 from aragora_q.formats import dollars
 
 if TYPE_CHECKING:
-    from aragora_q.experiments.comparison import ArmJson, Comparison, Difference
+    from aragora_q.experiments.comparison import Comparison, Difference
+    from aragora_q.experiments.counts import ArmJson
     from aragora_q.report.document import Report, Section, Table
     from aragora_q.report.document import Row as TableRow
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -103,7 +104,7 @@ def _report(name: str, found: Comparison) -> Report:
 
 def _arm_tables(found: Comparison) -> Iterator[Table]:
     """Yield tables of the arms, each with as many as fit next to each other."""
-    from aragora_q.experiments.comparison import arm_json
+    from aragora_q.experiments.counts import arm_json
     from aragora_q.report.document import Row, Table
 
     names = _short_names(found.arms)

@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from aragora_q.experiments.comparison import arm_json
+from aragora_q.experiments.counts import arm_json
 from aragora_q.formats import count, safe_text
 from aragora_q.loose import text
 from aragora_q.web import charts
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from aragora_q.base import Group
-    from aragora_q.experiments.comparison import ArmJson, Comparison, Difference, Pair
+    from aragora_q.experiments.comparison import Comparison, Difference, Pair
+    from aragora_q.experiments.counts import ArmJson
     from aragora_q.experiments.evaluation import ArmResult
 
 router = APIRouter()
