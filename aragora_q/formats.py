@@ -165,6 +165,13 @@ def points(difference: float, sign: str = "+") -> str:
     return f"{value:{sign if value else ''}{'.0f' if abs(value) >= 1 else '.1g'}}"
 
 
+def p_value(p: float, name: str = "") -> str:
+    """Format the p-value of a test: `0.012`, `< 0.001`; with a `name`: `p = 0.012`, `p < 0.001`."""
+    if p < 0.001:
+        return f"{name} < 0.001".lstrip()
+    return f"{name} = {p:.3f}" if name else f"{p:.3f}"
+
+
 def dollars(usd: float) -> str:
     """Format a price: `$12.40`, `$0.50`, `$0.0123`, `< $0.0001`, `$0`."""
     if usd == 0:

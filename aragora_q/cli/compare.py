@@ -132,7 +132,7 @@ def _batches(arms: dict[str, dict[str, str]]) -> Iterator[dict[str, dict[str, st
 
 def _short_names(arms: Collection[str]) -> dict[str, str]:
     """Return names for people, shortened if they stay different."""
-    from aragora_q.experiments.evaluation import name_of
+    from aragora_q.experiments.rows import name_of
 
     whole = {arm: name_of(arm) for arm in arms}
     half = MAX_NAME_CHARS // 2
@@ -178,7 +178,7 @@ def _price(usd: float | None) -> str:
 
 
 def _agreement(found: Comparison) -> Iterator[Section]:
-    from aragora_q.experiments.evaluation import name_of
+    from aragora_q.experiments.rows import name_of
     from aragora_q.report.document import Block, Notice, Row, Section, Table
 
     pairs = [pair for pair in found.pairs if pair.questions]
@@ -221,7 +221,7 @@ def _differences(found: Comparison) -> Iterator[Section]:
 
 def _difference_rows(each: Difference) -> Iterator[TableRow]:
     """Yield a row for each verdict; the question stands in the first."""
-    from aragora_q.experiments.evaluation import name_of
+    from aragora_q.experiments.rows import name_of
     from aragora_q.loose import text
     from aragora_q.report.document import Row
 

@@ -10,10 +10,10 @@ from aragora_q.experiments.evaluation import (
     Evaluation,
     Flips,
     Pair,
-    name_of,
 )
 from aragora_q.experiments.inference import Interval
-from aragora_q.formats import count, dollars_or_unknown, duration, points
+from aragora_q.experiments.rows import name_of
+from aragora_q.formats import count, dollars_or_unknown, duration, p_value, points
 from aragora_q.report.document import Notice, Report, Row, Section, Table, Tone
 
 MAX_PAIRS = 60
@@ -101,8 +101,8 @@ def _comparisons(pairs: Sequence[Pair]) -> Section:
                 f"{pair.only_baseline:,}",
                 "" if pair.difference is None else points(pair.difference),
                 _interval_of_points(pair.interval),
-                "" if pair.p is None else _p(pair.p),
-                "" if pair.p_adjusted is None else _p(pair.p_adjusted),
+                "" if pair.p is None else p_value(pair.p),
+                "" if pair.p_adjusted is None else p_value(pair.p_adjusted),
             ]
         )
         for pair in pairs[:MAX_PAIRS]
@@ -206,7 +206,3 @@ def _interval(interval: Interval | None) -> str:
 
 def _interval_of_points(interval: Interval | None) -> str:
     return "" if interval is None else f"{points(interval.low)} to {points(interval.high)}"
-
-
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"

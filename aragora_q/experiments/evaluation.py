@@ -21,8 +21,8 @@ from aragora_q.base import JobStatus
 from aragora_q.experiments import inference
 from aragora_q.experiments.counts import arm_json, mean
 from aragora_q.experiments.inference import Interval
-from aragora_q.experiments.rows import ENDED, Cast, Change, Question, Row, by_question
-from aragora_q.formats import count, dollars, points
+from aragora_q.experiments.rows import ENDED, Cast, Change, Question, Row, by_question, name_of
+from aragora_q.formats import count, dollars, p_value, points
 from aragora_q.money import USD_DIGITS
 
 BINS = 10
@@ -414,7 +414,7 @@ def _difference(pair: Pair) -> str:
     return (
         f"{name_of(better)} is right more often than {name_of(worse)}: by {points(abs(difference), '')} "
         f"points (95% interval: {points(low, '')} to {points(high, '')}) on "
-        f"{count(pair.questions, 'question')}; adjusted {p_text(pair.p_adjusted)}."
+        f"{count(pair.questions, 'question')}; adjusted {p_value(pair.p_adjusted or 0.0, 'p')}."
     )
 
 
@@ -544,15 +544,3 @@ def _expected(arms: Iterable[Mapping[Question, Row]]) -> Mapping[Question, set[s
                 verdicts = sorted(json.dumps(each, sort_keys=True) for each in row.expected)
                 found[key].add(json.dumps(verdicts))
     return found
-
-
-def name_of(arm: str | None) -> str:
-    """Return the name of an arm for people."""
-    return arm or "(no arm)"
-
-
-def p_text(p: float | None) -> str:
-    """Return a p-value for people: `p = 0.012`, `p < 0.001`; blank if there is none."""
-    if p is None:
-        return ""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -199,6 +199,11 @@ def of_arms(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
     return [row for row in rows if row.arm in arms]
 
 
+def name_of(arm: str | None) -> str:
+    """Return the name of an arm for people."""
+    return arm or "(no arm)"
+
+
 Question = tuple[str, tuple[str, ...], int]
 """Its text; its choices, if an arm has other questions with that text; and which of those it is, from 0."""
 
