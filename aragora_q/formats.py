@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 DAY_SECONDS = 86_400
 EMOJI_STYLE = "\ufe0f"
@@ -21,6 +21,9 @@ NOT_PLAIN = re.compile(r"[^ -~]")
 
 WIDE = frozenset("WF")
 """East Asian widths of characters that take two columns."""
+
+YES_NO: Mapping[bool | None, str] = {True: "yes", False: "no", None: ""}
+"""What a cell says; blank if that is not known."""
 
 
 def safe_text(text: str, keep: str = "") -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aragora_q.cli import options, output
+from aragora_q.cli import options, output, reports
 from aragora_q.cli.debates import with_debate_fields
 from aragora_q.cli.options import CODES, AsJson, LoadConfig, Timeout, Yes, with_config
 
@@ -19,16 +18,6 @@ if TYPE_CHECKING:
     from aragora_q.experiments.arms import Arm
     from aragora_q.experiments.questions import Question
     from aragora_q.streams.queue import RedisStreamsQueue
-
-MAX_WIDTH = 120
-
-
-class Format(StrEnum):
-    """What `--format` accepts."""
-
-    TEXT = "text"
-    MARKDOWN = "md"
-
 
 EPILOG = f"""\b
 Examples:
@@ -87,7 +76,7 @@ def eval_(
     ] = False,
     yes: Yes = False,
     timeout: Timeout = None,
-    form: Annotated[Format, typer.Option("--format", "-f", help="How to print it.")] = Format.TEXT,
+    form: reports.ReportFormat = reports.Format.TEXT,
     as_json: AsJson = False,
 ) -> int:
     """Measure how good the arms of an experiment are, by questions whose right verdicts are known.
@@ -102,7 +91,7 @@ def eval_(
     from aragora_q.intake import checks
 
     inference.require()
-    is_plain = form is Format.TEXT and not as_json
+    is_plain = form is reports.Format.TEXT and not as_json
     limits = checks.take_thresholds({checks.APPROVE_ABOVE: None, checks.MAX_QUOTE: max_quote})
     how = SweepOptions(rerun, dry_run, yes, limits.max_quote, as_json=as_json, quiet=not is_plain)
     if builtin and questions is not None:
@@ -219,24 +208,18 @@ async def _report(
     queue: RedisStreamsQueue,
     group: str,
     expected: Mapping[str, Sequence[Any]],
-    form: Format,
+    form: reports.Format,
     *,
     as_json: bool,
 ) -> int:
     from aragora_q.cli.evaluation_report import report_of
     from aragora_q.cli.group_rows import read_group
     from aragora_q.experiments.evaluation import evaluate
-    from aragora_q.report import markdown, plain
 
     rows, exit_code = await read_group(queue, group, expected)
     found = evaluate(rows)
     if as_json:
         output.json_line({"group": group, **found.to_dict()})
         return exit_code
-    report = report_of(group, found)
-    if form is Format.MARKDOWN:
-        text = markdown.render(report)
-    else:
-        text = plain.render(report, output.width(MAX_WIDTH), has_colors=output.has_colors())
-    output.write(text.removesuffix("\n"))
+    reports.write_report(report_of(group, found), form)
     return exit_code
