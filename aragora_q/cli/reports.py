@@ -34,7 +34,7 @@ OutputFile = Annotated[
 ]
 
 
-def write_report(report: Report, form: Format) -> None:
+def write_report(report: Report, form: Format = Format.TEXT) -> None:
     """Write a report to stdout."""
     from aragora_q.report import markdown, plain
 

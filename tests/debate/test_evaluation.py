@@ -13,10 +13,10 @@ from aragora_q.base import Job, JobStatus
 from aragora_q.executors.debate.requests import Discuss, Propose, Vote
 from aragora_q.experiments import inference
 from aragora_q.experiments.evaluation import evaluate
-from aragora_q.experiments.notes import NOTE, Note
+from aragora_q.experiments.notes import Note
 from aragora_q.experiments.rows import Cast, Change, Row, row_of
 from aragora_q.formats import points
-from aragora_q.job import create_debate_job
+from aragora_q.job import EXPERIMENT_NOTE, create_debate_job
 
 LINES = files("aragora_q.experiments").joinpath("builtin.jsonl").read_text("utf-8").splitlines()
 
@@ -82,7 +82,11 @@ def run_arm(run_debate):
             text, form, right, _ = QUESTIONS[number]
             note = Note(arm, number, (right,))
             made = create_debate_job(
-                text, agents, job_id="job", metadata={NOTE: note.to_dict()}, **{**form, **fields}
+                text,
+                agents,
+                job_id="job",
+                metadata={EXPERIMENT_NOTE: note.to_dict()},
+                **{**form, **fields},
             )
             outcome, _, result = await run_debate(
                 question=text, agents=agents, **{**form, **fields}

@@ -5,7 +5,8 @@ import random
 from aragora_q import codec
 from aragora_q.base import Job
 from aragora_q.contracts import Completed, Failed, Report
-from aragora_q.experiments.notes import ARM_TAG, NOTE, Note
+from aragora_q.experiments.notes import ARM_TAG, Note
+from aragora_q.job import EXPERIMENT_NOTE
 from aragora_q.redis.scripts import BATCH_LIMIT
 
 ARMS = {
@@ -24,7 +25,7 @@ def payload(arm, number, question, *, place=0, expected=("Paris",), options=OPTI
     note = Note(arm, number, tuple(expected), place).to_dict()
     return {
         "question": question, "agents": ["ann", "bob", "cyd"], "answer_form": "choice", "options": options,
-        "metadata": {NOTE: note},
+        "metadata": {EXPERIMENT_NOTE: note},
     }  # fmt: skip
 
 
