@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 DAY_SECONDS = 86_400
 EMOJI_STYLE = "\ufe0f"
@@ -21,6 +21,9 @@ NOT_PLAIN = re.compile(r"[^ -~]")
 
 WIDE = frozenset("WF")
 """East Asian widths of characters that take two columns."""
+
+YES_NO: Mapping[bool | None, str] = {True: "yes", False: "no", None: ""}
+"""What a cell says; blank if that is not known."""
 
 
 def safe_text(text: str, keep: str = "") -> str:
@@ -163,6 +166,13 @@ def points(difference: float, sign: str = "+") -> str:
     """Return a difference of shares in percentage points: `+4`, `-10`, `+0.3`, `0`; blank `sign`: `4`."""
     value = 100 * difference + 0.0  # -0.0 + 0.0 is 0.0
     return f"{value:{sign if value else ''}{'.0f' if abs(value) >= 1 else '.1g'}}"
+
+
+def p_value(p: float, name: str = "") -> str:
+    """Format the p-value of a test: `0.012`, `< 0.001`; with a `name`: `p = 0.012`, `p < 0.001`."""
+    if p < 0.001:
+        return f"{name} < 0.001".lstrip()
+    return f"{name} = {p:.3f}" if name else f"{p:.3f}"
 
 
 def dollars(usd: float) -> str:

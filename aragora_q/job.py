@@ -39,6 +39,9 @@ MAX_TIMEOUT_SECONDS = 30 * 86_400
 MAX_TOKENS_RANGE = (1, 1_000_000_000)
 MAX_ANSWER_WORDS_RANGE = (20, 5_000)
 
+EXPERIMENT_NOTE = "experiment"
+"""The field of `metadata` in which an experiment notes what a debate is in it."""
+
 
 @dataclass(frozen=True)
 class DebateJobPayload:

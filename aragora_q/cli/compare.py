@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from aragora_q.cli import output
+from aragora_q.cli import output, reports
 from aragora_q.cli.group_rows import ArmNames, GroupName, read_group
 from aragora_q.cli.options import AsJson, with_queue
 from aragora_q.formats import dollars
 
 if TYPE_CHECKING:
-    from aragora_q.experiments.comparison import ArmJson, Comparison, Difference
+    from aragora_q.experiments.comparison import Comparison, Difference
+    from aragora_q.experiments.counts import ArmJson
     from aragora_q.report.document import Report, Section, Table
     from aragora_q.report.document import Row as TableRow
     from aragora_q.streams.queue import RedisStreamsQueue
-
-MAX_WIDTH = 120
 
 MAX_NAME_CHARS = 18
 """Longer names of arms are shortened in the middle where arms stand side by side."""
@@ -45,20 +41,13 @@ Exit codes:
 """
 
 
-class Format(StrEnum):
-    """What `--format` accepts."""
-
-    TEXT = "text"
-    MARKDOWN = "md"
-
-
 @with_queue
 async def compare(
     queue: RedisStreamsQueue,
     *,
     name: GroupName,
     arms: ArmNames = None,
-    form: Annotated[Format, typer.Option("--format", "-f", help="How to print it.")] = Format.TEXT,
+    form: reports.ReportFormat = reports.Format.TEXT,
     as_json: AsJson = False,
 ) -> int:
     """Show the arms of a group side by side: verdicts, agreement, cost, time, and where they differ.
@@ -67,19 +56,13 @@ async def compare(
     same only if their words are: answers that mean the same may differ.
     """
     from aragora_q.experiments import comparison
-    from aragora_q.report import markdown, plain
 
     rows, exit_code = await read_group(queue, name)
     found = comparison.compare(rows, arms)
     if as_json:
         output.json_line({"group": name, **found.to_dict()})
         return exit_code
-    report = _report(name, found)
-    if form is Format.MARKDOWN:
-        text = markdown.render(report)
-    else:
-        text = plain.render(report, output.width(MAX_WIDTH), has_colors=output.has_colors())
-    output.write(text.removesuffix("\n"))
+    reports.write_report(_report(name, found), form)
     return exit_code
 
 
@@ -103,7 +86,7 @@ def _report(name: str, found: Comparison) -> Report:
 
 def _arm_tables(found: Comparison) -> Iterator[Table]:
     """Yield tables of the arms, each with as many as fit next to each other."""
-    from aragora_q.experiments.comparison import arm_json
+    from aragora_q.experiments.counts import arm_json
     from aragora_q.report.document import Row, Table
 
     names = _short_names(found.arms)
@@ -116,7 +99,7 @@ def _arm_tables(found: Comparison) -> Iterator[Table]:
 
 
 def _batches(arms: dict[str, dict[str, str]]) -> Iterator[dict[str, dict[str, str]]]:
-    width = output.width(MAX_WIDTH) - max(map(len, next(iter(arms.values()))))
+    width = output.width() - max(map(len, next(iter(arms.values()))))
     batch: dict[str, dict[str, str]] = {}
     used = 0
     for name, cells in arms.items():
@@ -131,7 +114,7 @@ def _batches(arms: dict[str, dict[str, str]]) -> Iterator[dict[str, dict[str, st
 
 def _short_names(arms: Collection[str]) -> dict[str, str]:
     """Return names for people, shortened if they stay different."""
-    from aragora_q.experiments.evaluation import name_of
+    from aragora_q.experiments.rows import name_of
 
     whole = {arm: name_of(arm) for arm in arms}
     half = MAX_NAME_CHARS // 2
@@ -177,7 +160,7 @@ def _price(usd: float | None) -> str:
 
 
 def _agreement(found: Comparison) -> Iterator[Section]:
-    from aragora_q.experiments.evaluation import name_of
+    from aragora_q.experiments.rows import name_of
     from aragora_q.report.document import Block, Notice, Row, Section, Table
 
     pairs = [pair for pair in found.pairs if pair.questions]
@@ -220,7 +203,7 @@ def _differences(found: Comparison) -> Iterator[Section]:
 
 def _difference_rows(each: Difference) -> Iterator[TableRow]:
     """Yield a row for each verdict; the question stands in the first."""
-    from aragora_q.experiments.evaluation import name_of
+    from aragora_q.experiments.rows import name_of
     from aragora_q.loose import text
     from aragora_q.report.document import Row
 

@@ -276,11 +276,11 @@ async def _enqueue(
     """
     from aragora_q.intake import checks
 
-    approval = checks.approval_above(thresholds.approve_above, job.payload, settings)
     async with options.open_queue(settings) as queue:
-        is_paid_for = await _is_paid_for(queue, job, quiet=quiet)
-        approval = None if is_paid_for else approval
-        await _check_quote(queue, job, thresholds.max_quote, quiet=quiet)
+        quoter = _quoter(queue, quiet=quiet)
+        await _check_fork(quoter, job, quiet=quiet)
+        approval = await quoter.approval(job.payload, thresholds.approve_above)
+        await quoter.check(job, thresholds.max_quote)
         [result] = await queue.enqueue_many([job], hold=approval.reason if approval else "")
         fields = {
             "id": job.id,
@@ -310,25 +310,13 @@ async def _enqueue(
     return 0
 
 
-async def _is_paid_for(queue: RedisStreamsQueue, job: Job, *, quiet: bool) -> bool:
-    """Return True if all calls of a debate are taken over from another one; warn if none is."""
+async def _check_fork(quoter: Quoter, job: Job, *, quiet: bool) -> None:
+    """Warn if a debate is to take over calls of another one, and no call matches."""
     if forked_from(job.payload) is None:
-        return False
-    quoter = _quoter(queue, quiet=quiet)
-    if await quoter.is_paid_for(job.payload):
-        return True
+        return
     quoted = await quoter.quote(job.payload)
     if quoted.taken_over == 0 and not quiet:
         output.info(f"warning: {quoted.what_is_taken_over}")
-    return False
-
-
-async def _check_quote(
-    queue: RedisStreamsQueue, job: Job, max_usd: float | None, *, quiet: bool
-) -> None:
-    """Raise InvalidPayload if a debate is expected to cost more than `max_usd`."""
-    if max_usd is not None:  # else, nothing is imported for it
-        await _quoter(queue, quiet=quiet).check(job, max_usd)
 
 
 def _quoter(queue: RedisStreamsQueue, *, quiet: bool) -> Quoter:
@@ -361,15 +349,12 @@ async def _quote(
 ) -> int:
     """JSON: the quote; if the job would wait for an approval, `held` and `most_usd`, too."""
     from aragora_q.cli import quotes
-    from aragora_q.intake import checks
 
     async with options.open_queue(settings) as queue:
         queue.check(job)
         quoter = _quoter(queue, quiet=quiet)
         quoted = await quoter.quote(job.payload)
-        approval = checks.approval_above(thresholds.approve_above, job.payload, settings)
-        if approval is not None and await quoter.is_paid_for(job.payload):
-            approval = None
+        approval = await quoter.approval(job.payload, thresholds.approve_above)
         try:
             await quoter.check(job, thresholds.max_quote)
         except InvalidPayload:

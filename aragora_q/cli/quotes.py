@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from aragora_q.cli import bulk, output
+from aragora_q.cli import bulk, output, reports
 from aragora_q.errors import InvalidPayload
 from aragora_q.executors.debate.estimate import DebateQuote, Estimate, QuoteLine, combined
 from aragora_q.formats import dollars, dollars_or_unknown, duration
@@ -17,7 +17,6 @@ from aragora_q.intake.checks import held_fields
 from aragora_q.intake.lines import max_line_bytes
 from aragora_q.intake.quoter import Quoted, usd_text
 from aragora_q.money import USD_DIGITS
-from aragora_q.report import plain
 from aragora_q.report.document import Block, Notice, Report, Row, Section, Table, Tone
 
 if TYPE_CHECKING:
@@ -193,9 +192,7 @@ def _print(
     if why:
         blocks.append(Notice(f"{UNKNOWN}: {why}", Tone.CAUTION))
     blocks.append(Notice(basis))
-    report = Report(title, blocks, sections)
-    text = plain.render(report, output.width(), has_colors=output.has_colors())
-    output.write(text.removesuffix("\n"))
+    reports.write_report(Report(title, blocks, sections))
 
 
 def _headline(name: str, quote: DebateQuote | Total) -> str:

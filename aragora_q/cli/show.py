@@ -6,17 +6,19 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from aragora_q.cli import output
 from aragora_q.cli.options import by_name, check_ids, parse_tag, with_queue
+from aragora_q.cli.reports import OutputFile, format_of
 from aragora_q.errors import AragoraQError, GroupNotFound, InvalidPayload, NothingFound
 from aragora_q.formats import count
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aragora_q.base import Group, Job
     from aragora_q.experiments.rows import Row
     from aragora_q.report import Calls, Front, Report
@@ -99,10 +101,7 @@ async def show(
             help="Default: the ending of FILE if it is one of these, else text.",
         ),
     ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write to FILE; replaces it."),
-    ] = None,
+    file: OutputFile = None,
 ) -> int:
     """Render a debate for a person: verdict, votes, dissent, every round, cost and record.
 
@@ -116,7 +115,7 @@ async def show(
     check_ids([name or group or ""])
     tags = by_name(tag, "--tag")
     check_labels(group, None, tags)
-    form = format_ or _format_of(file)
+    form = format_ or format_of(file, Format.TEXT)
     if name is not None:
         job = await queue.get_job(name)
         if job is not None:
@@ -277,11 +276,6 @@ def _json(job: Job, calls: Calls) -> str:
     from aragora_q.views import debate_json
 
     return output.json_text(debate_json(job, calls)) + "\n"
-
-
-def _format_of(file: Path | None) -> Format:
-    ending = file.suffix.removeprefix(".").lower() if file else ""
-    return Format(ending) if ending in list(Format) else Format.TEXT
 
 
 def _layout(form: Format, *, is_file: bool) -> Layout:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,9 +11,12 @@ import typer
 from aragora_q.cli import output
 from aragora_q.cli.group_rows import ArmNames, GroupName, read_group
 from aragora_q.cli.options import with_queue
-from aragora_q.formats import dollars
+from aragora_q.cli.reports import OutputFile, format_of
+from aragora_q.formats import YES_NO, dollars
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from aragora_q.experiments.rows import Row
     from aragora_q.report.document import Table
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -59,10 +61,7 @@ async def table(
             help="Default: the ending of FILE if it is one of these, else csv.",
         ),
     ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write to FILE; replaces it."),
-    ] = None,
+    file: OutputFile = None,
     arms: ArmNames = None,
 ) -> int:
     """Print the debates of a group as a table: one row per question and arm.
@@ -73,14 +72,9 @@ async def table(
     from aragora_q.experiments.rows import of_arms
 
     rows, exit_code = await read_group(queue, name)
-    form = format_ or _format_of(file)
+    form = format_ or format_of(file, Format.CSV)
     _write(form, file, of_arms(rows, arms) if arms else rows)
     return exit_code
-
-
-def _format_of(file: Path | None) -> Format:
-    ending = file.suffix.removeprefix(".").lower() if file else ""
-    return Format(ending) if ending in list(Format) else Format.CSV
 
 
 def _write(form: Format, file: Path | None, rows: Sequence[Row]) -> None:
@@ -131,7 +125,7 @@ def _cells(row: Row) -> Iterator[str]:
     yield row.status.value
     yield text(row.verdict)
     yield text(expected_cell(row))
-    yield {True: "yes", False: "no", None: ""}[row.is_right]
+    yield YES_NO[row.is_right]
     yield "" if row.agreement is None else f"{row.agreement:.0%}"
     yield "; ".join(row.dissent)
     yield str(row.rounds or "")

@@ -1,4 +1,4 @@
-"""Count the debates of a group by arm, and compare the verdicts of arms with each other.
+"""Compare the verdicts of the arms of a group with each other.
 
 Pure: rows go in. `to_dict` is the JSON of `compare` and of the HTTP API; docs/reference/cli-json.md describes
 its fields.
@@ -10,41 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from statistics import fmean, median
 from typing import Any
 
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from aragora_q.answer_form import text_key
-from aragora_q.base import LIVE, JobStatus
+from aragora_q.experiments.counts import ArmJson, arm_json
 from aragora_q.experiments.rows import Question, Row, by_question, of_arms
 from aragora_q.loose import text
-from aragora_q.money import USD_DIGITS
-
-
-class ArmJson(TypedDict):
-    """The debates of an arm, counted. `arm` is null for debates without one; numbers are null if not known."""
-
-    arm: str | None
-    debates: int
-    completed: int
-    failed: int
-    cancelled: int
-    live: int
-    verdicts: int
-    expected: int
-    right: int
-    consensus: int
-    dissent: int
-    agreement: float | None
-    rounds: float | None
-    cost_usd: float | None
-    cost_usd_per_debate: float | None
-    unpriced_calls: int
-    calls: int
-    taken_over: int
-    tokens: int
-    median_seconds: float | None
 
 
 class PairJson(TypedDict):
@@ -205,45 +178,6 @@ def _differences(
         if any(not is_same(answered[0], row) for row in answered[1:]):
             number = min(row.number for row in own.values())
             yield Difference(question, number, {arm: own.get(arm) for arm in arms})
-
-
-def arm_json(arm: str, rows: Sequence[Row]) -> ArmJson:
-    """Return what the debates of an arm came to, and what they took."""
-    statuses = Counter(row.status for row in rows)
-    costs = [row.cost_usd for row in rows if row.cost_usd is not None]
-    cost_of_each = _mean(row.full_cost_usd for row in rows)
-    return {
-        "arm": arm or None,
-        "debates": len(rows),
-        "completed": statuses[JobStatus.COMPLETED],
-        "failed": statuses[JobStatus.FAILED],
-        "cancelled": statuses[JobStatus.CANCELLED],
-        "live": sum(statuses[status] for status in LIVE),
-        "verdicts": sum(row.key is not None for row in rows),
-        "expected": sum(row.is_right is not None for row in rows),
-        "right": sum(row.is_right is True for row in rows),
-        "consensus": sum(row.is_consensus is True for row in rows),
-        "dissent": sum(bool(row.dissent) for row in rows),
-        "agreement": _mean(row.agreement for row in rows),
-        "rounds": _mean(row.rounds for row in rows if row.status is JobStatus.COMPLETED),
-        "cost_usd": round(sum(costs), USD_DIGITS) if costs else None,
-        "cost_usd_per_debate": None if cost_of_each is None else round(cost_of_each, USD_DIGITS),
-        "unpriced_calls": sum(row.unpriced_calls for row in rows),
-        "calls": sum(row.calls for row in rows),
-        "taken_over": sum(row.taken_over for row in rows),
-        "tokens": sum(row.tokens for row in rows),
-        "median_seconds": _median(row.seconds for row in rows if row.status is JobStatus.COMPLETED),
-    }
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
-
-
-def _median(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return median(known) if known else None
 
 
 def _pair_json(pair: Pair) -> PairJson:

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from operator import itemgetter
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 from aragora_q.base import JobStatus
 from aragora_q.experiments import inference
+from aragora_q.experiments.counts import arm_json, mean
 from aragora_q.experiments.inference import Interval
-from aragora_q.experiments.rows import Cast, Change, Question, Row, by_question
-from aragora_q.formats import count, dollars, points
+from aragora_q.experiments.rows import ENDED, Cast, Change, Question, Row, by_question, name_of
+from aragora_q.formats import count, dollars, p_value, points
 from aragora_q.money import USD_DIGITS
 
 BINS = 10
@@ -236,42 +237,36 @@ def _outcomes(rows: Mapping[Question, Row]) -> Outcomes:
 
 
 def _arm(arm: str, rows: Sequence[Row]) -> ArmResult:
-    statuses = Counter(row.status for row in rows)
-    ended = [row for row in rows if row.status in (JobStatus.COMPLETED, JobStatus.FAILED)]
+    found = arm_json(arm, rows)
     counted = [row for row in rows if row.is_right is not None]
-    right = sum(row.is_right is True for row in counted)
-    prices = [row.cost_usd for row in rows if row.cost_usd is not None]
     priced = [row for row in rows if row.full_cost_usd is not None]
-    full = [row.cost_usd for row in priced if row.cost_usd is not None]
-    quotes = [row.quote_usd for row in priced if row.quote_usd is not None]
-    is_quoted = quotes and len(quotes) == len(priced)
-    seconds = sorted(
-        row.seconds for row in rows if row.status is JobStatus.COMPLETED and row.seconds is not None
-    )
+    is_quoted = all(row.quote_usd is not None for row in priced)
     cast = [each for row in rows for each in row.cast]
     return ArmResult(
-        arm=arm or None,
-        debates=len(rows),
-        completed=statuses[JobStatus.COMPLETED],
-        failed=statuses[JobStatus.FAILED],
-        cancelled=statuses[JobStatus.CANCELLED],
-        live=sum(not row.status.is_terminal for row in rows),
-        answered=sum(row.verdict is not None for row in rows),
-        counted=len(counted),
-        right=right,
-        accuracy=right / len(counted) if counted else None,
-        interval=_share_interval(right, len(counted)),
-        cost_usd=round(math.fsum(prices), USD_DIGITS) if prices else None,
-        cost_per_question_usd=round(fmean(full), USD_DIGITS) if full else None,
-        expected_per_question_usd=round(fmean(quotes), USD_DIGITS) if is_quoted else None,
-        unpriced_calls=sum(row.unpriced_calls for row in rows),
-        taken_over=sum(row.taken_over for row in rows),
-        calls=sum(row.calls for row in rows),
-        calls_per_question=_mean(row.calls for row in ended),
-        tokens=sum(row.tokens for row in rows),
-        median_seconds=median(seconds) if seconds else None,
-        p90_seconds=seconds[math.ceil(0.9 * len(seconds)) - 1] if seconds else None,
-        agreement=_mean(row.agreement for row in rows if row.agreement is not None),
+        arm=found["arm"],
+        debates=found["debates"],
+        completed=found["completed"],
+        failed=found["failed"],
+        cancelled=found["cancelled"],
+        live=found["live"],
+        answered=found["verdicts"],
+        counted=found["expected"],
+        right=found["right"],
+        accuracy=mean(row.is_right for row in counted),
+        interval=_share_interval(found["right"], found["expected"]),
+        cost_usd=found["cost_usd"],
+        cost_per_question_usd=found["cost_usd_per_debate"],
+        expected_per_question_usd=(
+            mean((row.quote_usd for row in priced), USD_DIGITS) if is_quoted else None
+        ),
+        unpriced_calls=found["unpriced_calls"],
+        taken_over=found["taken_over"],
+        calls=found["calls"],
+        calls_per_question=mean(row.calls for row in rows if row.status in ENDED),
+        tokens=found["tokens"],
+        median_seconds=found["median_seconds"],
+        p90_seconds=_p90(row.seconds for row in rows if row.status is JobStatus.COMPLETED),
+        agreement=found["agreement"],
         calibration=_calibration(counted),
         flips=_flips([change for row in counted for change in row.changes]),
         abstentions=sum(row.abstentions for row in rows),
@@ -281,9 +276,9 @@ def _arm(arm: str, rows: Sequence[Row]) -> ArmResult:
     )
 
 
-def _mean(values: Iterable[float]) -> float | None:
-    found = list(values)
-    return fmean(found) if found else None
+def _p90(values: Iterable[float | None]) -> float | None:
+    known = sorted(value for value in values if value is not None)
+    return known[math.ceil(0.9 * len(known)) - 1] if known else None
 
 
 def _share_interval(chosen: int, of: int) -> Interval | None:
@@ -324,8 +319,8 @@ def _bin(number: int, found: Sequence[tuple[float, bool]]) -> Bin:
         (number - 1) / BINS,
         number / BINS,
         len(found),
-        _mean(agreement for agreement, _ in found),
-        _mean(is_right for _, is_right in found),
+        mean(agreement for agreement, _ in found),
+        mean(is_right for _, is_right in found),
     )
 
 
@@ -419,7 +414,7 @@ def _difference(pair: Pair) -> str:
     return (
         f"{name_of(better)} is right more often than {name_of(worse)}: by {points(abs(difference), '')} "
         f"points (95% interval: {points(low, '')} to {points(high, '')}) on "
-        f"{count(pair.questions, 'question')}; adjusted {p_text(pair.p_adjusted)}."
+        f"{count(pair.questions, 'question')}; adjusted {p_value(pair.p_adjusted or 0.0, 'p')}."
     )
 
 
@@ -521,7 +516,7 @@ def _uncounted(debates: Sequence[Row], arms: Sequence[ArmResult]) -> Iterator[st
     yield from _about(
         "completed without a verdict: counted as not right", arms, lambda each: completed[each.arm]
     )
-    ended = [row for row in debates if row.status in (JobStatus.COMPLETED, JobStatus.FAILED)]
+    ended = [row for row in debates if row.status in ENDED]
     unknown = [row for row in ended if row.is_right is None]
     if unusable := sum(bool(row.expected) for row in unknown):
         yield (
@@ -549,15 +544,3 @@ def _expected(arms: Iterable[Mapping[Question, Row]]) -> Mapping[Question, set[s
                 verdicts = sorted(json.dumps(each, sort_keys=True) for each in row.expected)
                 found[key].add(json.dumps(verdicts))
     return found
-
-
-def name_of(arm: str | None) -> str:
-    """Return the name of an arm for people."""
-    return arm or "(no arm)"
-
-
-def p_text(p: float | None) -> str:
-    """Return a p-value for people: `p = 0.012`, `p < 0.001`; blank if there is none."""
-    if p is None:
-        return ""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from aragora_q.job import EXPERIMENT_NOTE
 from aragora_q.loose import mapping, whole
-
-NOTE = "experiment"
-"""The field of a debate's `metadata`."""
 
 ARM_TAG = "arm"
 """The tag with the name of the arm, by which filters find its debates."""
@@ -40,7 +38,7 @@ class Note(NamedTuple):
 
 def note_of(payload: Mapping[str, Any]) -> Note | None:
     """Return the note in the payload of a job; None if it has none of this form: any client writes metadata."""
-    note = mapping(mapping(payload.get("metadata")).get(NOTE))
+    note = mapping(mapping(payload.get("metadata")).get(EXPERIMENT_NOTE))
     arm, number, expected = note.get("arm"), note.get("number"), note.get("expected", [])
     if not isinstance(arm, str) or type(number) is not int or not isinstance(expected, list):
         return None

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 from aragora_q import codec
 from aragora_q.answer_form import AnswerForm
 from aragora_q.errors import InvalidPayload
-from aragora_q.experiments.notes import ARM_TAG, NOTE
+from aragora_q.experiments.notes import ARM_TAG
 from aragora_q.experiments.refusals import Refusals
 from aragora_q.experiments.values import DEBATE_FIELDS, check_known, read_json, read_value
 from aragora_q.intake.lines import Item
+from aragora_q.job import EXPERIMENT_NOTE
 from aragora_q.labels import check_labels
 
 QUESTION_FIELDS = (*DEBATE_FIELDS, "expected", "metadata", "tags", "tenant")
@@ -187,8 +188,10 @@ def _question(number: int, line: int, data: Any) -> Question:
     metadata, tags, tenant = data.get("metadata"), data.get("tags"), data.get("tenant")
     if metadata is not None and not isinstance(metadata, dict):
         raise InvalidPayload(f"metadata must be a JSON object, got {metadata!r:.100}")
-    if NOTE in (metadata or {}):
-        raise InvalidPayload(f"metadata.{NOTE} is written by the experiment: use another name")
+    if EXPERIMENT_NOTE in (metadata or {}):
+        raise InvalidPayload(
+            f"metadata.{EXPERIMENT_NOTE} is written by the experiment: use another name"
+        )
     check_labels(None, tenant, {} if tags is None else tags)
     if ARM_TAG in (tags or {}):
         raise InvalidPayload(f"the tag {ARM_TAG} is set by the experiment: use another name")

@@ -25,6 +25,9 @@ from aragora_q.report import is_debate
 FORMS = 256
 """Answer forms that are kept at once, because checking a schema takes longer than reading a result."""
 
+ENDED = (JobStatus.COMPLETED, JobStatus.FAILED)
+"""Statuses of debates that ran to their end; cancelled ones did not."""
+
 
 class Cast(NamedTuple):
     """A ballot that a voter cast, among answers that it saw in some order under labels."""
@@ -115,7 +118,7 @@ class Row:
     @property
     def full_cost_usd(self) -> float | None:
         """What the debate cost; None if it has not run to its end, or the price of a call is not known."""
-        has_ended = self.status in (JobStatus.COMPLETED, JobStatus.FAILED)
+        has_ended = self.status in ENDED
         return self.cost_usd if has_ended and not self.unpriced_calls else None
 
 
@@ -136,7 +139,7 @@ def row_of(job: Job, expected: Sequence[Any] | None = None) -> Row:
     verdict = result.get("verdict") if is_complete else None
     key = _key(form, verdict)
     right = {each for value in expected if (each := _key(form, value)) is not None}
-    has_ended = is_complete or job.status is JobStatus.FAILED
+    has_ended = job.status in ENDED
     is_counted = is_complete and has_vote
     return Row(
         id=job.id,
@@ -194,6 +197,11 @@ def of_arms(rows: Sequence[Row], arms: Sequence[str]) -> list[Row]:
                 hint=did_you_mean(arm, list(known)),
             )
     return [row for row in rows if row.arm in arms]
+
+
+def name_of(arm: str | None) -> str:
+    """Return the name of an arm for people."""
+    return arm or "(no arm)"
 
 
 Question = tuple[str, tuple[str, ...], int]

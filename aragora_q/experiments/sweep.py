@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aragora_q.errors import InvalidPayload
 from aragora_q.experiments.arms import Arm
-from aragora_q.experiments.notes import ARM_TAG, NOTE, Note
+from aragora_q.experiments.notes import ARM_TAG, Note
 from aragora_q.experiments.questions import Question, canonical, form_fields
 from aragora_q.intake.forks import refused_with
+from aragora_q.job import EXPERIMENT_NOTE
 from aragora_q.labels import check_labels
 from aragora_q.loose import mapping, texts
 
@@ -111,7 +112,7 @@ class Experiment:
             **self.job_fields,
             **tenant,
             "tags": tags,
-            "metadata": {**question.metadata, NOTE: note.to_dict()},
+            "metadata": {**question.metadata, EXPERIMENT_NOTE: note.to_dict()},
             "group": self.group,
             "id": debate.id,
         }

@@ -5,6 +5,7 @@ Used by `questions` and `arms`. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -22,7 +23,7 @@ ARM_FIELDS = tuple(name for name in DEBATE_FIELDS if name != "question")
 """Fields that an arm may set."""
 
 
-def check_known(names: Any, known: tuple[str, ...], what: str) -> None:
+def check_known(names: Iterable[object], known: tuple[str, ...], what: str) -> None:
     """Raise InvalidPayload if one of `names` is not known; `what` is, for example, `field of an arm`."""
     for name in names:
         if name not in known:

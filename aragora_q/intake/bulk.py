@@ -12,7 +12,6 @@ from aragora_q.errors import AragoraQError, InvalidPayload, JobNotFound, RedisUn
 from aragora_q.formats import count
 from aragora_q.intake.checks import (
     Thresholds,
-    approval_above,
     check_budget,
     check_seats,
     held_fields,
@@ -144,9 +143,7 @@ class LineChecker:
         warning = self._check_seats(number, job.payload)
         check_budget(job, config)
         await self.quoter.check(job, thresholds.max_quote)
-        approval = approval_above(thresholds.approve_above, job.payload, config)
-        if approval is not None and await self.quoter.is_paid_for(job.payload):
-            approval = None
+        approval = await self.quoter.approval(job.payload, thresholds.approve_above)
         if approval is not None:
             item = self._queue.check(job, hold=approval.reason)
         return Checked(job, item, approval, warning)

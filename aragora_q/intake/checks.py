@@ -1,4 +1,4 @@
-"""Decide whether a job may be enqueued, and whether it waits for an approval: agents, budgets, prices."""
+"""Decide whether a job may be enqueued: its agents, budgets, and what its price may be."""
 
 from __future__ import annotations
 
@@ -87,19 +87,6 @@ def create_follower(
     warning = check_seats(job.payload, config)
     check_budget(job, config)
     return job, warning
-
-
-def approval_above(
-    max_usd: float | None, payload: Mapping[str, Any], config: QueueConfig
-) -> Approval | None:
-    """Return why a job needs an approval: it may cost more than `max_usd`; None if it needs none."""
-    if max_usd is None:
-        return None
-    from aragora_q.executors.debate import approval_above, quote
-
-    if not is_debate(payload, config):
-        return quote.Approval("cannot be priced: it is not a debate", None)
-    return approval_above(max_usd, payload, config)
 
 
 def take_thresholds(fields: Any, default: Thresholds = NO_THRESHOLDS) -> Thresholds:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aragora_q.base import Job, is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound
 from aragora_q.intake.jobs import JOB_FIELDS, is_debate
-from aragora_q.job import forked_from
+from aragora_q.job import EXPERIMENT_NOTE, forked_from
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FROM = "from"
 """Field of a line that is not of the job: the debate whose fields it has, and whose calls it takes over."""
 
-JUDGED, EXPERIMENT = ("judge", "synthesis"), "experiment"
+JUDGED = ("judge", "synthesis")
 
 
 async def with_source(
@@ -63,10 +63,11 @@ def _without_obsolete(payload: Mapping[str, Any], changes: Mapping[str, Any]) ->
     """Return the fields of a debate that still make sense after the changes."""
     obsolete = {"forked_from", *refused_with(changes)}
     kept = {name: value for name, value in payload.items() if name not in obsolete}
-    if isinstance(
-        metadata := kept.get("metadata"), dict
-    ):  # an experiment notes it of the debates in it
-        kept["metadata"] = {name: each for name, each in metadata.items() if name != EXPERIMENT}
+    metadata = kept.get("metadata")
+    if isinstance(metadata, dict):  # the new debate is not in the experiment
+        kept["metadata"] = {
+            name: each for name, each in metadata.items() if name != EXPERIMENT_NOTE
+        }
     return kept
 
 

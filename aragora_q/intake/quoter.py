@@ -17,6 +17,7 @@ from aragora_q.money import MICROS, cost_micros, limit_micros
 if TYPE_CHECKING:
     from aragora_q.base import Job
     from aragora_q.executors.debate.estimate import DebateQuote
+    from aragora_q.executors.debate.quote import Approval
     from aragora_q.history import CallHistory
     from aragora_q.streams.queue import RedisStreamsQueue
 
@@ -44,6 +45,11 @@ class Quoted(NamedTuple):
         if not self.taken_over:
             return f"no call of {self.source} matches: everything is paid for"
         return f"without {count(self.taken_over, 'call')} taken over from {self.source}"
+
+    @property
+    def is_paid_for(self) -> bool:
+        """True if the debate takes over all its calls, and so costs nothing."""
+        return bool(self.taken_over) and not self.quote.most.calls
 
     @property
     def is_priced(self) -> bool:
@@ -99,12 +105,21 @@ class Quoter:
         self._latest = payload, quoted
         return quoted
 
-    async def is_paid_for(self, payload: Mapping[str, Any]) -> bool:
-        """Return True if a debate takes over all its calls, and so costs nothing."""
-        if forked_from(payload) is None or not is_debate(payload, self.queue.config):
-            return False
-        quoted = await self.quote(payload)
-        return bool(quoted.taken_over) and not quoted.quote.most.calls
+    async def approval(self, payload: Mapping[str, Any], max_usd: float | None) -> Approval | None:
+        """Return why a job needs an approval: it may cost more than `max_usd`.
+
+        None: it needs none, as does a debate that takes over all its calls.
+        """
+        if max_usd is None:
+            return None
+        from aragora_q.executors.debate import approval_above, quote
+
+        if not is_debate(payload, self.queue.config):
+            return quote.Approval("cannot be priced: it is not a debate", None)
+        approval = approval_above(max_usd, payload, self.queue.config)
+        if approval is None or forked_from(payload) is None:
+            return approval
+        return None if (await self.quote(payload)).is_paid_for else approval
 
     async def _left_of(self, quoted: Quoted, payload: Mapping[str, Any], source: str) -> Quoted:
         """Return the quote of what is left to be paid for by a debate that takes over calls of another one."""

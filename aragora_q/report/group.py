@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from aragora_q.base import Job, JobStatus
-from aragora_q.formats import count, duration, price, shortened
+from aragora_q.formats import YES_NO, count, duration, price, shortened
 from aragora_q.loose import text
 from aragora_q.report import accounts
 from aragora_q.report.calls import Calls
@@ -177,7 +177,7 @@ def _row(number: int, entry: Entry) -> Row:
         "" if is_completed else entry.status.value,
         _verdict(entry) if is_completed else "",
         "" if entry.agreement is None else f"{entry.agreement:.0%}",
-        {True: "yes", False: "no", None: ""}[entry.is_right],
+        YES_NO[entry.is_right],
         accounts.price_in_cell(entry.cost_usd, entry.unpriced_calls) if has_calls else "",
         f"{entry.calls:,}" if has_calls else "",
         "" if entry.seconds is None else duration(entry.seconds),

@@ -23,7 +23,7 @@ HOSTILE = [f"/jobs/{name}-{end}" for name in TEXTS for end in ("failed", "comple
 
 async def fill(queue):
     session = await shown_jobs.worker(queue)
-    await experiments.fill(queue, session, "cities", 8)
+    await experiments.fill_arms(queue, session, "cities", 8)
     for name, text in TEXTS.items():
         await shown_jobs.add_hostile(queue, session, name, text)
     await shown_jobs.fill(queue, session)

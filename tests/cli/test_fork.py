@@ -3,20 +3,33 @@
 import re
 
 import pytest
+import redis
 
 AGENTS = ("--agents", "demo:bold,demo:careful,demo:curious")
 BURST = ("worker", "--burst", "--metrics-port", "0")
 
 
+@pytest.fixture(scope="module")
+def saved():
+    """The keys of a queue in which a debate has completed, once there is one."""
+    return {}
+
+
 @pytest.fixture
-def source(run_cli, cli_command):
-    """The id of a debate that has completed."""
-    ended = run_cli(
-        "enqueue", "Tea, coffee or water?", *AGENTS, "--rounds", 1, "--debate", "always", "--id", "source",
-        "--metadata", '{"experiment": {"arm": "x"}, "mine": 1}', "--priority", 3,
-    )  # fmt: skip
-    assert ended.code == 0, ended.err
-    assert cli_command(*BURST).code == 0
+def source(run_cli, cli_command, redis_url, saved):
+    """The id of a debate that has completed; a worker ran it for the first test."""
+    with redis.Redis.from_url(redis_url) as client:
+        for key, data in saved.items():
+            client.restore(key, 0, data)
+        if not saved:
+            ended = run_cli(
+                "enqueue", "Tea, coffee or water?", *AGENTS, "--rounds", 1, "--debate", "always",
+                "--id", "source", "--metadata", '{"experiment": {"arm": "x"}, "mine": 1}',
+                "--priority", 3,
+            )  # fmt: skip
+            assert ended.code == 0, ended.err
+            assert cli_command(*BURST).code == 0
+            saved.update({key: client.dump(key) for key in client.scan_iter()})
     return "source"
 
 

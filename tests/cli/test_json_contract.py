@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from support import swept
+from support import experiments
 from support.paid_calls import book, ok
 from support.paths import ROOT
 from support.sample_debates import SAMPLES
@@ -219,9 +219,10 @@ def _shape(value, path=""):
 def test_tables(run_cli, on_queue):
     """A row of `table`, and a comparison with its parts."""
     jobs = [
-        (swept.job(arm, 1), verdict) for arm, verdict in (("vote", "Mars"), ("debate", "Jupiter"))
+        (experiments.job(arm, 1), verdict)
+        for arm, verdict in (("vote", "Mars"), ("debate", "Jupiter"))
     ]
-    on_queue(lambda harness: swept.fill(harness, jobs))
+    on_queue(lambda harness: experiments.fill(harness, jobs))
     for row in run_cli("table", "trivia", "-f", "jsonl").objects:
         assert [*row] == DOCUMENTED["table"]
     section = PAGE.read_text().partition("\n## compare\n")[2].partition("\n## ")[0]

@@ -5,7 +5,7 @@ import io
 import json
 
 import pytest
-from support import swept
+from support import experiments
 
 from aragora_q import codec
 from aragora_q.base import Job
@@ -21,17 +21,17 @@ HEAD = (
 @pytest.fixture
 def fill(on_queue):
     """Fills the group `trivia` with jobs and their outcomes."""
-    return lambda *outcomes: on_queue(lambda harness: swept.fill(harness, outcomes))
+    return lambda *outcomes: on_queue(lambda harness: experiments.fill(harness, outcomes))
 
 
 @pytest.fixture
 def trivia(fill):
     """Two questions by two arms; of `vote`, one debate failed and one waits."""
     fill(
-        (swept.job("vote", 2, place=1), Failed("no seat could vote")),
-        (swept.job("debate", 2, place=2), "Jupiter"),
-        (swept.job("debate", 1, place=2), "Mars"),
-        (swept.job("vote", 1, place=1), "Jupiter"),
+        (experiments.job("vote", 2, place=1), Failed("no seat could vote")),
+        (experiments.job("debate", 2, place=2), "Jupiter"),
+        (experiments.job("debate", 1, place=2), "Mars"),
+        (experiments.job("vote", 1, place=1), "Jupiter"),
     )
 
 
@@ -113,10 +113,10 @@ def test_only_a_file_has_a_byte_order_mark(run_cli, trivia, tmp_path):
 
 def test_what_is_expected_and_taken_over(run_cli, fill):
     """One right verdict stands as it is, several as a list; Markdown marks calls that cost nothing."""
-    result = swept.result("Mars", token_usage={}, forked_from="other", taken_over=12)
+    result = experiments.result("Mars", token_usage={}, forked_from="other", taken_over=12)
     fill(
-        (swept.job("vote", 1, expected=["Mars"]), Completed(codec.encode(result))),
-        (swept.job("vote", 2, expected=["Mars", "Jupiter"]), "Mars"),
+        (experiments.job("vote", 1, expected=["Mars"]), Completed(codec.encode(result))),
+        (experiments.job("vote", 2, expected=["Mars", "Jupiter"]), "Mars"),
     )
     rows = read_csv(run_cli("table", "trivia").out)
     assert [row["expected"] for row in rows] == ["Mars", '["Mars", "Jupiter"]']
@@ -129,7 +129,7 @@ def test_what_is_expected_and_taken_over(run_cli, fill):
 def test_hostile_texts(run_cli, fill):
     """Texts of clients and models are no formulas, no Markdown, and control no terminal."""
     text = "=1+1|<b>\x1b[31m\r\n@x"
-    fill((swept.job("vote", 1, question=text, answer_form="text", options=[]), text))
+    fill((experiments.job("vote", 1, question=text, answer_form="text", options=[]), text))
     [row] = read_csv(run_cli("table", "trivia").out)
     assert row["question"] == row["verdict"] == "'=1+1|<b>\\u001b[31m\n@x"
     marked = run_cli("table", "trivia", "-f", "md").out
@@ -142,10 +142,10 @@ def test_hostile_texts(run_cli, fill):
 def test_a_group_that_is_running(run_cli, fill, on_queue):
     """What is there so far, exit code 0; stderr says how many jobs have not ended, and how many are deleted."""
     fill(
-        (swept.job("vote", 1), "Mars"),
-        (swept.job("vote", 2), "Mars"),
-        (swept.job("vote", 3), None),
-        (swept.job("vote", 4), None),
+        (experiments.job("vote", 1), "Mars"),
+        (experiments.job("vote", 2), "Mars"),
+        (experiments.job("vote", 3), None),
+        (experiments.job("vote", 4), None),
     )
 
     async def change(harness):
@@ -167,9 +167,9 @@ def test_a_group_that_is_running(run_cli, fill, on_queue):
 def test_other_jobs_and_corrupted_ones(run_cli, fill, redis_client):
     """A job that is no debate has a row; so has one whose data is corrupted, and the exit code is 65."""
     fill(
-        (swept.job("vote", 1), "Mars"),
-        (swept.job("vote", 2), "Mars"),
-        (swept.job("vote", 3), "Mars"),
+        (experiments.job("vote", 1), "Mars"),
+        (experiments.job("vote", 2), "Mars"),
+        (experiments.job("vote", 3), "Mars"),
         (Job({"n": 1}, id="other", group="trivia"), Completed(b"{}")),
     )
     found = run_cli("compare", "trivia", "--json")
@@ -206,7 +206,7 @@ def test_what_is_refused(run_cli, command, trivia):
 def test_the_order_of_rows(run_cli, fill):
     """By number, not as text; arms that were enqueued together stand as they were written."""
     jobs = [
-        swept.job(arm, number, place=place)
+        experiments.job(arm, number, place=place)
         for number in (10, 2)
         for place, arm in enumerate(("zeta", "alpha", "mid"), 1)
     ]
@@ -261,7 +261,7 @@ def test_many_arms_with_long_names(run_cli, fill):
     """Arms that do not fit next to each other go on below, and no line is wider than 80 columns."""
     names = [f"a-very-long-name-of-an-arm-that-is-number-{n}" for n in range(7)]
     text = {"answer_form": "text", "options": [], "question": "Why? " * 100}
-    fill(*((swept.job(name, 1, **text), f"{'Since ' * 40}{name[-1]}") for name in names))
+    fill(*((experiments.job(name, 1, **text), f"{'Since ' * 40}{name[-1]}") for name in names))
     found = run_cli("compare", "trivia")
     assert max(map(columns, found.lines)) <= 80
     assert found.out.count("cost per debate") == 3

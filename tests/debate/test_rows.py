@@ -1,8 +1,8 @@
 """Rows of real debates: what the engine writes is what a row reads."""
 
 import pytest
+from support.experiments import job as swept_job
 from support.scripted_agents import THREE, saying
-from support.swept import job as swept_job
 
 from aragora_q.base import JobStatus
 from aragora_q.experiments.rows import Change, row_of

@@ -292,7 +292,7 @@ async def test_results_of_groups(api, harness, monkeypatch):
     """Rows as lines, of all arms or one, the comparison, and the evaluation: as the command line has them."""
     queue = harness.queue
     arms = {"one": (0.5, 0.001, 1), "debate": (1.0, 0.004, 6)}
-    await experiments.fill(queue, await worker(queue), "g", 10, arms)
+    await experiments.fill_arms(queue, await worker(queue), "g", 10, arms)
     table = await api.get("/groups/g/table")
     assert table.headers["content-type"] == "application/x-ndjson"
     lines = [json.loads(line) for line in table.text.splitlines()]

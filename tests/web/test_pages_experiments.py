@@ -26,7 +26,7 @@ async def session(harness):
 
 async def test_a_group_shows_its_arms(harness, session, operator):
     """With progress, what failed, what is right, cost and calls; each name leads to the debates of the arm."""
-    await experiments.fill(harness.queue, session, "g", 10, TWO, live=3)
+    await experiments.fill_arms(harness.queue, session, "g", 10, TWO, live=3)
     page = await operator.get("/groups/g")
     assert page.status == 200
     assert "one 9 of 10" in page.words
@@ -54,7 +54,7 @@ async def test_other_groups_are_not_read_for_their_page(harness, operator, monke
 async def test_a_table_has_a_row_for_each_debate(harness, session, operator, monkeypatch):
     """Verdict, agreement, cost, calls and time, what is right and what failed; a long table has parts."""
     monkeypatch.setattr(pages, "PAGE", 8)
-    await experiments.fill(harness.queue, session, "g", 10, TWO)
+    await experiments.fill_arms(harness.queue, session, "g", 10, TWO)
     page = await operator.get("/groups/g/table")
     assert "20 debates: 1 to 8" in page.words
     assert "1 Question 1: which of these cities is meant? one" in page.words
@@ -68,7 +68,7 @@ async def test_a_table_has_a_row_for_each_debate(harness, session, operator, mon
 
 async def test_a_comparison_has_the_arms_side_by_side(harness, session, operator):
     """How often their verdicts are the same, and the questions on which they differ."""
-    await experiments.fill(harness.queue, session, "g", 10, TWO)
+    await experiments.fill_arms(harness.queue, session, "g", 10, TWO)
     page = await operator.get("/groups/g/compare")
     assert "Agreement between arms" in page.words
     assert "one · " in page.words
@@ -79,7 +79,7 @@ async def test_a_comparison_has_the_arms_side_by_side(harness, session, operator
 async def test_an_evaluation_has_a_plot_and_its_numbers(harness, session, operator):
     """Accuracy with its interval, cost and calls of each arm, a test of each pair, and the plot of them."""
     pytest.importorskip("scipy")
-    await experiments.fill(harness.queue, session, "g", 20, TWO)
+    await experiments.fill_arms(harness.queue, session, "g", 20, TWO)
     page = await operator.get("/groups/g/eval")
     assert page.status == 200
     assert "Accuracy by cost per question, with 95% intervals" in page.words
@@ -93,7 +93,7 @@ async def test_an_evaluation_has_a_plot_and_its_numbers(harness, session, operat
 async def test_an_evaluation_without_scipy_says_so(harness, session, operator, monkeypatch):
     """The numbers are shown, without intervals and tests."""
     monkeypatch.setattr(inference, "is_installed", lambda: False)
-    await experiments.fill(harness.queue, session, "g", 5, TWO)
+    await experiments.fill_arms(harness.queue, session, "g", 5, TWO)
     page = await operator.get("/groups/g/eval")
     assert "SciPy is not installed" in page.words
     assert "Accuracy by cost per question" in page.words
@@ -104,7 +104,9 @@ async def test_texts_of_an_experiment_stay_texts(harness, session, operator):
     """Whatever is in questions, verdicts, dissent, errors and names of arms, no page has it as markup."""
     jobs = [
         Job(
-            experiments.payload(f"<i>{arm}</i>", n, text[:900], options=["a", "b"], expected=("a",)),
+            experiments.job(
+                f"<i>{arm}</i>", n, question=text[:900], options=["a", "b"], expected=("a",)
+            ).payload,
             id=f"h-{n}-{arm}", group="h", tags={"arm": arm},
         )
         for n, text in enumerate(shown_jobs.HOSTILE.values(), 1)
@@ -116,7 +118,7 @@ async def test_texts_of_an_experiment_stay_texts(harness, session, operator):
     reports = []
     for job in started:
         text = texts[job.id]
-        found = experiments.result(text + job.id, dissent=[text])
+        found = experiments.result(text + job.id, dissent=[{"verdict": text, "seats": [2]}])
         reports.append(Report(job, Completed(codec.encode(found))))
     await session.report(reports)
     for view in VIEWS:
@@ -129,7 +131,7 @@ async def test_texts_of_an_experiment_stay_texts(harness, session, operator):
 
 async def test_a_group_that_is_too_large_has_no_results(harness, session, operator, monkeypatch):
     """Its pages say so and name the command; its state and its counts are shown."""
-    await experiments.fill(harness.queue, session, "g", 3, TWO)
+    await experiments.fill_arms(harness.queue, session, "g", 3, TWO)
     monkeypatch.setattr(results, "MAX_DEBATES", 5)
     for view in VIEWS:
         page = await operator.get(f"/groups/g{view}")
@@ -142,7 +144,7 @@ async def test_a_group_that_is_too_large_has_no_results(harness, session, operat
 
 async def test_viewers_see_results_and_unknown_groups_are_not_found(harness, session, new_console):
     """The views need no more than the role of a viewer; without a group there is nothing."""
-    await experiments.fill(harness.queue, session, "g", 2, TWO)
+    await experiments.fill_arms(harness.queue, session, "g", 2, TWO)
     viewer = new_console(roles=[Role.VIEWER]).browser(Role.VIEWER)
     for view in VIEWS:
         assert (await viewer.get(f"/groups/g{view}")).status == 200
@@ -160,7 +162,7 @@ async def test_results_are_read_once_for_all(harness, session, monkeypatch):
 
     read_rows = results.read_rows
     monkeypatch.setattr(results, "read_rows", read)
-    await experiments.fill(queue, session, "g", 5, TWO)
+    await experiments.fill_arms(queue, session, "g", 5, TWO)
     group = await queue.tracker.get_group("g")
     found = await asyncio.gather(*(shared.of(queue, group) for _ in range(5)))
     comparisons = [await each.comparison() for each, _ in found]
@@ -175,7 +177,7 @@ async def test_results_are_read_once_for_all(harness, session, monkeypatch):
 async def test_a_live_group_is_read_as_often_as_its_size_allows(harness, session):
     """While jobs are live, earlier results are given, and when to ask again; at the end the last ones."""
     queue, shared = harness.queue, ResultsOfGroups()
-    await experiments.fill(queue, session, "g", 3, TWO, live=2)
+    await experiments.fill_arms(queue, session, "g", 3, TWO, live=2)
     first, again = await shared.of(queue, await queue.tracker.get_group("g"))
     assert again == 0
     first.seconds = 60.0

@@ -10,7 +10,8 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from aragora_q.experiments.comparison import arm_json
+from aragora_q.experiments.counts import arm_json
+from aragora_q.experiments.rows import name_of
 from aragora_q.formats import count, safe_text
 from aragora_q.loose import text
 from aragora_q.web import charts
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from aragora_q.base import Group
-    from aragora_q.experiments.comparison import ArmJson, Comparison, Difference, Pair
+    from aragora_q.experiments.comparison import Comparison, Difference, Pair
+    from aragora_q.experiments.counts import ArmJson
     from aragora_q.experiments.evaluation import ArmResult
 
 router = APIRouter()
@@ -126,7 +128,7 @@ async def compare_page(request: Request, access: Viewer, name: str) -> Response:
     found = await shown.results.comparison() if shown.results else None
     pairs = found.pairs if found else []
     part = Part.of(request, found.differences if found else [])
-    columns = [arm or "no arm" for arm in found.arms] if found else []
+    columns = list(map(name_of, found.arms)) if found else []
     return render(
         request,
         "group_compare.html",
@@ -208,12 +210,12 @@ def _point(arm: ArmResult, axis: _Axis) -> Point | None:
     if takes is None or arm.accuracy is None:
         return None
     interval = (arm.interval.low, arm.interval.high) if arm.interval else None
-    return Point(safe_text(arm.arm or "no arm"), takes, arm.accuracy, interval)
+    return Point(safe_text(name_of(arm.arm)), takes, arm.accuracy, interval)
 
 
 def _not_drawn(arms: Sequence[ArmResult]) -> list[str]:
     """Return the names of the arms that the plot lacks; none if there is no plot."""
-    names = [each.arm or "no arm" for each in arms if _point(each, _axis(arms)) is None]
+    names = [name_of(each.arm) for each in arms if _point(each, _axis(arms)) is None]
     return names if len(names) < len(arms) else []
 
 

@@ -20,7 +20,7 @@ from aragora_q.web.pages.forms import query_number
 from aragora_q.web.pages.rendering import render
 
 if TYPE_CHECKING:
-    from aragora_q.experiments.comparison import ArmJson
+    from aragora_q.experiments.counts import ArmJson
     from aragora_q.streams.queue import RedisStreamsQueue
 
 router = APIRouter()

@@ -23,14 +23,17 @@ from aragora_q import __version__
 from aragora_q.base import MAX_REASON_CHARS, JobStatus
 from aragora_q.config.redis_url import RedisUrl
 from aragora_q.config.settings import QueueConfig
+from aragora_q.experiments.rows import name_of
 from aragora_q.formats import (
     JOINERS,
     ago,
     count,
     dollars_or_unknown,
     duration,
+    p_value,
     points,
     safe_text,
+    shortened,
 )
 from aragora_q.loose import text
 from aragora_q.web.access import actor_of, auth_of, console_of
@@ -142,12 +145,6 @@ def absolute(at: float) -> str | None:
         return None
 
 
-def _shortened(value: Any) -> str:
-    """Return any value as text that fits into a table's cell."""
-    line = " ".join(text(value).split())
-    return line if len(line) <= MAX_CELL_CHARS else f"{line[: MAX_CELL_CHARS - 1]}…"
-
-
 def _pretty_json(value: Any) -> str:
     """Return a value that was read from JSON, as JSON in lines."""
     return to_json(value, indent=2).decode()
@@ -195,8 +192,10 @@ def _environment() -> Environment:
         "money": dollars_or_unknown,
         "duration": duration,
         "points": points,
+        "p_value": p_value,
+        "arm": name_of,
         "count": count,
-        "shortened": _shortened,
+        "shortened": lambda value: shortened(text(value), MAX_CELL_CHARS),
         "pretty_json": _pretty_json,
         "query": _query,
         "path_part": lambda text: quote(str(text), safe=""),

@@ -3,8 +3,8 @@
 from statistics import mean
 
 import pytest
-from support import swept
-from support.swept import row
+from support import experiments
+from support.experiments import row
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.errors import InvalidPayload
@@ -123,7 +123,7 @@ def test_chosen_arms():
 
 def test_jobs_that_are_not_counted():
     """A job that is no debate is in no arm; debates without an experiment are in one without a name."""
-    plain = swept.job("x", 1)
+    plain = experiments.job("x", 1)
     plain.payload.pop("metadata")
     found = compare([row_of(plain), row_of(Job({"n": 1}, id="x"))]).to_dict()
     assert (found["not_counted"], found["questions"]) == (1, 1)

@@ -1,7 +1,7 @@
 """A debate as a row: whatever is in its job, a row is made, and it says no more than is known."""
 
 import pytest
-from support import sample_debates, swept
+from support import experiments, sample_debates
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.errors import InvalidPayload
@@ -11,7 +11,7 @@ from aragora_q.experiments.rows import Cast, Change, by_question, of_arms, row_o
 
 def row_with(status=JobStatus.COMPLETED, error=None, result=None, **payload):
     """The row of a job of arm `debate` with this payload and result."""
-    made = swept.job("debate", 1, **payload)
+    made = experiments.job("debate", 1, **payload)
     made.status, made.error, made.result = status, error, result
     return row_of(made)
 
@@ -20,7 +20,7 @@ def test_a_completed_debate():
     """Verdict, agreement, dissent, ballots, changes and what it took are those of its result."""
     vote = {"self": True, "group": 0}
     row = row_with(
-        result=swept.result(
+        result=experiments.result(
             "Jupiter",
             first_votes=[{"seat": 0, "verdict": "jupiter"}, {"seat": 1, "verdict": "Mars"},
                          {"seat": 2, "verdict": "Jupiter"}],
@@ -58,13 +58,13 @@ def test_a_completed_debate():
 )  # fmt: skip
 def test_right_verdicts(form, verdict, expected, is_right):
     """A verdict is right if it equals one that is expected, in its answer form; None if no such one is."""
-    row = row_with(result=swept.result(verdict), expected=expected, **form)
+    row = row_with(result=experiments.result(verdict), expected=expected, **form)
     assert (row.is_right, row.verdict) == (is_right, verdict)
 
 
 def test_without_a_vote():
     """With consensus mode none, there is no verdict to be right, but all answers."""
-    found = swept.result(None, final_answer="ann: Mars\n\nbob: Jupiter", confidence=0.0)
+    found = experiments.result(None, final_answer="ann: Mars\n\nbob: Jupiter", confidence=0.0)
     row = row_with(result=found, consensus="none")
     assert (row.verdict, row.is_right, row.is_consensus, row.agreement) == (None,) * 4
     assert (row.answer, row.dissent, row.cast) == ("ann: Mars\n\nbob: Jupiter", (), ())
@@ -72,7 +72,7 @@ def test_without_a_vote():
 
 def test_a_completed_debate_without_a_verdict():
     """Where no answer won, there is no consensus, and no agreement on it; the debate is not right."""
-    found = swept.result(None, consensus_reached=False, confidence=0.0)
+    found = experiments.result(None, consensus_reached=False, confidence=0.0)
     row = row_with(result=found)
     assert (row.verdict, row.is_right, row.is_consensus, row.agreement) == (
         None,
@@ -84,7 +84,7 @@ def test_a_completed_debate_without_a_verdict():
 
 def test_a_failed_debate():
     """A partial result says what it took; what it says of verdicts does not count."""
-    partial = swept.result("Jupiter", first_votes=[{"seat": 0, "verdict": "Jupiter"}])
+    partial = experiments.result("Jupiter", first_votes=[{"seat": 0, "verdict": "Jupiter"}])
     row = row_with(JobStatus.FAILED, "no seat could vote", partial)
     assert (row.error, row.is_right, row.cost_usd, row.calls) == (
         "no seat could vote",
@@ -105,8 +105,8 @@ def test_a_debate_without_an_end(status):
 
 def test_an_error_of_an_attempt_before():
     """The error of a completed debate is what its result says, not what an attempt before met."""
-    assert row_with(error="timeout", result=swept.result()).error == ""
-    found = swept.result(error="cyd dropped out")
+    assert row_with(error="timeout", result=experiments.result()).error == ""
+    found = experiments.result(error="cyd dropped out")
     assert row_with(error="timeout", result=found).error == "cyd dropped out"
 
 
@@ -140,7 +140,7 @@ STRANGE = [
 @pytest.mark.parametrize("value", STRANGE, ids=repr)
 def test_results_of_other_versions(value):
     """Any field of a result or a payload may have any value: a row is made, and it is one of JSON values."""
-    fields = swept.result()
+    fields = experiments.result()
     row = row_with(result=dict.fromkeys(fields, value), expected=(value,))
     assert row.is_debate
     entry = dict.fromkeys(("seat", "verdict", "answers", "place", "label", "after", "model"), value)
@@ -178,13 +178,13 @@ def test_notes():
 
 def test_rows_of_a_question():
     """A question is its text, wherever it stood; the same text twice is two questions, in their order."""
-    one, other = swept.row("a", 7, question="x?"), swept.row("a", 3, question="y?")
+    one, other = experiments.row("a", 7, question="x?"), experiments.row("a", 3, question="y?")
     assert by_question({"a": [one, other]}) == {"a": {("x?", (), 0): one, ("y?", (), 0): other}}
-    twice, choices = swept.row("a", 9, question="x?"), tuple(sorted(swept.OPTIONS))
+    twice, choices = experiments.row("a", 9, question="x?"), tuple(sorted(experiments.OPTIONS))
     assert by_question({"a": [twice, one]}) == {
         "a": {("x?", choices, 0): one, ("x?", choices, 1): twice}
     }
-    again = swept.row("a", 7, question="x?", job_id="later")
+    again = experiments.row("a", 7, question="x?", job_id="later")
     assert by_question({"a": [one, again]}) == {"a": {("x?", (), 0): again}}
 
 
@@ -194,7 +194,7 @@ def test_questions_with_the_same_text_and_other_choices():
     sorts = {"a": [(1, planets), (2, stars)], "b": [(1, stars), (2, planets)], "c": [(2, stars)]}
     rows = {
         arm: [
-            swept.row(arm, n, options[0], question="Which?", options=options)
+            experiments.row(arm, n, options[0], question="Which?", options=options)
             for n, options in numbered
         ]
         for arm, numbered in sorts.items()
@@ -207,7 +207,7 @@ def test_questions_with_the_same_text_and_other_choices():
 
 def test_arms_that_are_not_there():
     """The error names the arms of the group, or says that it has none."""
-    rows = [swept.row("vote", 1), swept.row("debate", 1)]
+    rows = [experiments.row("vote", 1), experiments.row("debate", 1)]
     assert of_arms(rows, ["debate"]) == rows[1:]
     with pytest.raises(
         InvalidPayload, match="no arm 'debates' in the group; its arms are vote, debate"
