@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from aragora_q.base import Job
     from aragora_q.cli.bulk import Progress
     from aragora_q.config.settings import QueueConfig
+    from aragora_q.executors.debate.quote import Approval
     from aragora_q.intake.bulk import BulkSummary
     from aragora_q.intake.checks import Thresholds
-    from aragora_q.intake.quoter import Quoter
+    from aragora_q.intake.quoter import Quoted, Quoter
     from aragora_q.streams.queue import RedisStreamsQueue
 
 SOME_REFUSED = 3
@@ -278,8 +279,8 @@ async def _enqueue(
 
     approval = checks.approval_above(thresholds.approve_above, job.payload, settings)
     async with options.open_queue(settings) as queue:
-        is_paid_for = await _is_paid_for(queue, job, quiet=quiet)
-        approval = None if is_paid_for else approval
+        fork = await _quote_of_fork(queue, job, quiet=quiet)
+        approval = None if fork is not None and fork.is_paid_for else approval
         await _check_quote(queue, job, thresholds.max_quote, quiet=quiet)
         [result] = await queue.enqueue_many([job], hold=approval.reason if approval else "")
         fields = {
@@ -291,12 +292,10 @@ async def _enqueue(
             if as_json:
                 output.json_line({**fields, "durable": False})
             raise NotDurable(job.id, settings.durability)
-        text = f"{job.id} enqueued"
-        if not result.created:
+        if result.created:
+            text = _created(job, fork, approval, quiet=quiet)
+        else:
             text = f"{job.id} already exists ({await queue.get_status(job.id)}): not changed"
-        elif approval is not None:
-            text = f"{job.id} enqueued and held"
-            output.info(f"job {job.id} {approval.reason}; to approve it: aragora-q unhold {job.id}")
         if wait:
             if not quiet or not result.created:
                 output.info(f"job {text}; waiting until it ends")
@@ -310,17 +309,21 @@ async def _enqueue(
     return 0
 
 
-async def _is_paid_for(queue: RedisStreamsQueue, job: Job, *, quiet: bool) -> bool:
-    """Return True if all calls of a debate are taken over from another one; warn if none is."""
+def _created(job: Job, fork: Quoted | None, approval: Approval | None, *, quiet: bool) -> str:
+    """Return that a job is in the queue, and say on stderr what needs attention."""
+    if fork is not None and fork.taken_over == 0 and not quiet:
+        output.info(f"warning: {fork.what_is_taken_over}")
+    if approval is None:
+        return f"{job.id} enqueued"
+    output.info(f"job {job.id} {approval.reason}; to approve it: aragora-q unhold {job.id}")
+    return f"{job.id} enqueued and held"
+
+
+async def _quote_of_fork(queue: RedisStreamsQueue, job: Job, *, quiet: bool) -> Quoted | None:
+    """Return the quote of a debate that takes over calls of another one; None for any other job."""
     if forked_from(job.payload) is None:
-        return False
-    quoter = _quoter(queue, quiet=quiet)
-    if await quoter.is_paid_for(job.payload):
-        return True
-    quoted = await quoter.quote(job.payload)
-    if quoted.taken_over == 0 and not quiet:
-        output.info(f"warning: {quoted.what_is_taken_over}")
-    return False
+        return None
+    return await _quoter(queue, quiet=quiet).quote(job.payload)
 
 
 async def _check_quote(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aragora_q.errors import AccessDenied, InvalidPayload
 from aragora_q.formats import count
-from aragora_q.intake.jobs import is_debate
+from aragora_q.intake.jobs import check_debate, is_debate
 from aragora_q.job import forked_from
 from aragora_q.money import MICROS, cost_micros, limit_micros
 
@@ -44,6 +44,11 @@ class Quoted(NamedTuple):
         if not self.taken_over:
             return f"no call of {self.source} matches: everything is paid for"
         return f"without {count(self.taken_over, 'call')} taken over from {self.source}"
+
+    @property
+    def is_paid_for(self) -> bool:
+        """True if all calls are taken over, so that the debate costs nothing."""
+        return bool(self.taken_over) and not self.quote.most.calls
 
     @property
     def is_priced(self) -> bool:
@@ -86,8 +91,7 @@ class Quoter:
         """
         if self._latest is not None and self._latest[0] is payload:
             return self._latest[1]
-        if not is_debate(payload, self.queue.config):
-            raise InvalidPayload("this job cannot be quoted: it is not a debate")
+        check_debate("this job cannot be quoted: it", payload, self.queue.config)
         from aragora_q.executors import debate
 
         unpriced = debate.agents_without_price(payload, self.queue.config)
@@ -103,8 +107,7 @@ class Quoter:
         """Return True if a debate takes over all its calls, and so costs nothing."""
         if forked_from(payload) is None or not is_debate(payload, self.queue.config):
             return False
-        quoted = await self.quote(payload)
-        return bool(quoted.taken_over) and not quoted.quote.most.calls
+        return (await self.quote(payload)).is_paid_for
 
     async def _left_of(self, quoted: Quoted, payload: Mapping[str, Any], source: str) -> Quoted:
         """Return the quote of what is left to be paid for by a debate that takes over calls of another one."""
