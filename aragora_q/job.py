@@ -388,8 +388,8 @@ PHASE_PATTERN = re.compile(
 
 
 def check_phase(name: str) -> None:
-    """Check that a phase of a debate, or nothing, is named. Raises InvalidPayload."""
-    if name and not PHASE_PATTERN.fullmatch(name):
+    """Check that a phase of a debate is named. Raises InvalidPayload."""
+    if not PHASE_PATTERN.fullmatch(name):
         raise InvalidPayload(
             f"{name!r:.100} is not a phase of a debate",
             hint="propose, r1 (a round), r1.review, r1.revise, r1.discuss, vote, judge or synthesize",

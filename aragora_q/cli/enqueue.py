@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aragora_q.base import Job
     from aragora_q.cli.bulk import Progress
     from aragora_q.config.settings import QueueConfig
+    from aragora_q.executors.debate.quote import Approval
     from aragora_q.intake.bulk import BulkSummary
     from aragora_q.intake.checks import Thresholds
     from aragora_q.intake.quoter import Quoter
@@ -278,7 +279,6 @@ async def _enqueue(
 
     async with options.open_queue(settings) as queue:
         quoter = _quoter(queue, quiet=quiet)
-        await _check_fork(quoter, job, quiet=quiet)
         approval = await quoter.approval(job.payload, thresholds.approve_above)
         await quoter.check(job, thresholds.max_quote)
         [result] = await queue.enqueue_many([job], hold=approval.reason if approval else "")
@@ -291,12 +291,10 @@ async def _enqueue(
             if as_json:
                 output.json_line({**fields, "durable": False})
             raise NotDurable(job.id, settings.durability)
-        text = f"{job.id} enqueued"
-        if not result.created:
+        if result.created:
+            text = await _created(quoter, job, approval, quiet=quiet)
+        else:
             text = f"{job.id} already exists ({await queue.get_status(job.id)}): not changed"
-        elif approval is not None:
-            text = f"{job.id} enqueued and held"
-            output.info(f"job {job.id} {approval.reason}; to approve it: aragora-q unhold {job.id}")
         if wait:
             if not quiet or not result.created:
                 output.info(f"job {text}; waiting until it ends")
@@ -310,13 +308,16 @@ async def _enqueue(
     return 0
 
 
-async def _check_fork(quoter: Quoter, job: Job, *, quiet: bool) -> None:
-    """Warn if a debate is to take over calls of another one, and no call matches."""
-    if forked_from(job.payload) is None:
-        return
-    quoted = await quoter.quote(job.payload)
-    if quoted.taken_over == 0 and not quiet:
-        output.info(f"warning: {quoted.what_is_taken_over}")
+async def _created(quoter: Quoter, job: Job, approval: Approval | None, *, quiet: bool) -> str:
+    """Return that a job is in the queue, and say on stderr what needs attention."""
+    if forked_from(job.payload) is not None and not quiet:
+        quoted = await quoter.quote(job.payload)
+        if quoted.taken_over == 0:
+            output.info(f"warning: {quoted.what_is_taken_over}")
+    if approval is None:
+        return f"{job.id} enqueued"
+    output.info(f"job {job.id} {approval.reason}; to approve it: aragora-q unhold {job.id}")
+    return f"{job.id} enqueued and held"
 
 
 def _quoter(queue: RedisStreamsQueue, *, quiet: bool) -> Quoter:

@@ -51,13 +51,13 @@ async def requeue(
     given: GivenFilter,
     reason: Reason = "",
     from_phase: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--from",
             metavar="PHASE",
             help="Debates ask again from there: propose, r1, vote …",
         ),
-    ] = "",
+    ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -72,12 +72,13 @@ async def requeue(
     selection = Selection(
         "requeue", ENDED, ids, given, dry_run=dry_run, yes=yes, as_json=as_json, quiet=quiet
     )
-    check_phase(from_phase)
+    if from_phase is not None:  # blank is no phase: a script's variable may be unset
+        check_phase(from_phase)
     by, refused = options.operator(), 0
 
     async def work(job_ids: list[str]) -> int:
         nonlocal refused
-        results = await _requeue(queue, job_ids, by=by, reason=reason, from_phase=from_phase)
+        results = await _requeue(queue, job_ids, by=by, reason=reason, from_phase=from_phase or "")
         for job_id, result in zip(job_ids, results, strict=True):
             refused += result in REFUSALS
             if result in REFUSALS:

@@ -142,13 +142,15 @@ def _sort_keys(keys: QueueKeys, names: list[str], report: IntegrityReport) -> _F
     for key in names:
         kind, _, name = key.removeprefix(keys.queue_prefix).partition(":")
         group, _, part = name.partition(":")
-        if key in keys.types or (kind in ("worker", "experiment") and name):
+        if key in keys.types or (kind == "worker" and name):
             continue
         if kind == "job" and name:
             job_ids.append(_job_of(name))
             report.jobs += job_ids[-1] == name
         elif kind == "members" and name:
             labels.append(name)
+        elif kind == "experiment" and name:  # it outlives its group, and comes before it
+            groups.append(name)
         elif kind == "group" and group and part in ("", "then"):
             groups.append(group)
         else:

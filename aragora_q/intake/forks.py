@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aragora_q.base import Job, is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound
-from aragora_q.intake.jobs import JOB_FIELDS, is_debate
+from aragora_q.intake.jobs import JOB_FIELDS, check_debate
 from aragora_q.job import EXPERIMENT_NOTE, forked_from
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ async def with_source(
     job = await queue.get_job(source) or await _made_from(queue, source, fields.get("id"))
     if job is None:
         raise JobNotFound(source, queue.config.queue)
-    if not is_debate(job.payload, queue.config):
-        raise InvalidPayload(f"from: job {source} is not a debate")
+    check_debate(f"from: job {source}", job.payload, queue.config)
     kept = (*JOB_FIELDS, "agents")
     changes = {name: value for name, value in defaults.items() if name not in kept}
     changes |= {name: value for name, value in fields.items() if name != FROM}

@@ -88,3 +88,11 @@ def is_debate(payload: Mapping[str, Any], config: QueueConfig) -> bool:
     """Return True if the configured executor takes the JSON of a job as a debate."""
     is_payload = "question" in payload and isinstance(payload.get("agents"), list)
     return config.executor == "debate" and is_payload
+
+
+def check_debate(what: str, payload: Mapping[str, Any], config: QueueConfig) -> None:
+    """Raise InvalidPayload, which begins with `what`, if a job is not a debate to the configured executor."""
+    if not is_debate(payload, config):
+        is_other = config.executor != "debate"
+        why = f": setting executor is {config.executor}" if is_other else ""
+        raise InvalidPayload(f"{what} is not a debate{why}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aragora_q.errors import AccessDenied, InvalidPayload
 from aragora_q.formats import count
-from aragora_q.intake.jobs import is_debate
+from aragora_q.intake.jobs import check_debate, is_debate
 from aragora_q.job import forked_from
 from aragora_q.money import MICROS, cost_micros, limit_micros
 
@@ -92,8 +92,7 @@ class Quoter:
         """
         if self._latest is not None and self._latest[0] is payload:
             return self._latest[1]
-        if not is_debate(payload, self.queue.config):
-            raise InvalidPayload("this job cannot be quoted: it is not a debate")
+        check_debate("this job cannot be quoted: it", payload, self.queue.config)
         from aragora_q.executors import debate
 
         unpriced = debate.agents_without_price(payload, self.queue.config)

@@ -93,7 +93,7 @@ def _position(debate: Debate) -> str:
 
 
 def _escalated(debate: Debate) -> str:
-    names = texts(debate.payload.get("escalate") or [])
+    names = debate.joining
     numbers = range(len(debate.names) - len(names), len(debate.names))
     has_joined = any(whole(each.get("seat")) in numbers for each in debate.seats)
     is_needless = bool(names and debate.result) and not has_joined

@@ -24,7 +24,8 @@ class Debate:
         self.calls = calls
         self.mode = text(job.payload.get("consensus")) or "majority"
         self.judge = text(job.payload.get("judge"))
-        self.names = texts(job.payload.get("agents")) + texts(job.payload.get("escalate") or [])
+        self.joining = texts(job.payload.get("escalate") or [])  # seats that join, the last ones
+        self.names = texts(job.payload.get("agents")) + self.joining
         self.groups = mappings(self.result.get("groups"))
         self.seats = mappings(self.result.get("seats")) or self._seats_of_calls()
         self.dropped = {whole(each.get("seat")): text(each.get("dropped")) for each in self.seats}

@@ -107,9 +107,8 @@ def build_grid(job: Job, calls: Calls) -> Grid:
 
 def _seats(debate: Debate) -> list[int]:
     """Return the seats that took part or will: those that may join only once they have been asked."""
-    joining = len(debate.payload.get("escalate") or [])
     asked = {call.seat for call in debate.calls.all()}
-    return sorted(set(range(len(debate.names) - joining)) | asked)
+    return sorted(set(range(len(debate.names) - len(debate.joining))) | asked)
 
 
 def _places(debate: Debate) -> Iterator[tuple[str, int]]:

@@ -291,7 +291,8 @@ class RedisStreamsQueue(WorkQueue):
         phase), or the status of a job that has neither failed nor been cancelled. Finished work and history
         are kept; `by` and `reason` are added to it.
         """
-        check_phase(from_phase)
+        if from_phase:
+            check_phase(from_phase)
         return await self._run_for_each(
             "requeue", job_ids, **_actor(by, reason), from_phase=from_phase
         )

@@ -102,7 +102,17 @@ def test_what_cannot_be_forked(run_cli, args, code, text):
     ended = run_cli("enqueue", *args)
     assert ended.code == code
     assert text in " ".join(ended.err.split())
+    assert "warning" not in ended.err
     assert len(run_cli("list", "-q").lines) == 2
+
+
+def test_another_executor_takes_no_fork(run_cli, source, monkeypatch):
+    """Refused with the setting: the job is a debate, but not to the workers of this queue."""
+    monkeypatch.setenv("ARAGORA_QUEUE_EXECUTOR", "command")
+    monkeypatch.setenv("ARAGORA_QUEUE_EXEC_COMMAND", "cat")
+    ended = run_cli("enqueue", "--from", source)
+    text = f"from: job {source} is not a debate: setting executor is command"
+    assert (ended.code, text in " ".join(ended.err.split())) == (65, True)
 
 
 def test_forks_in_json_lines(run_cli, source):
@@ -153,5 +163,6 @@ def test_requeue_from_a_phase(run_cli, cli_command, source):
         3, {"id": "fork", "requeued": False, "status": None},
     )  # fmt: skip
     assert "its debate did not reach that phase" in refused.err
-    wrong = run_cli("requeue", "fork", "--from", "votes")
-    assert (wrong.code, "'votes' is not a phase of a debate" in wrong.err) == (65, True)
+    for name in ("votes", ""):
+        wrong = run_cli("requeue", "fork", "--from", name)
+        assert (wrong.code, f"'{name}' is not a phase of a debate" in wrong.err) == (65, True)

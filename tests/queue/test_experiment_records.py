@@ -51,9 +51,11 @@ async def test_the_record_outlives_jobs_and_group(harness):
 
 
 async def test_where_the_record_cannot_be_written_no_job_is_enqueued(harness):
-    """A key of another type there is an error, not a debate that would be bought twice."""
+    """A key of another type there is an error, not a debate bought twice; `doctor` names it without a group."""
     harness.redis.set(harness.keys.experiment("g"), "x")
     with pytest.raises(AragoraQError):
         await harness.queue.enqueue_checked(items(harness, "a", "b"))
     assert await harness.queue.get_statuses(["a", "b"]) == {"a": None, "b": None}
     assert [*harness.redis.scan_iter(match=harness.keys.pattern)] == [harness.keys.experiment("g")]
+    report = await integrity.examine(harness.queue.connection)
+    assert (report.foreign_keys, report.problems) == ([], {"experiment-wrong-type": {"g"}})

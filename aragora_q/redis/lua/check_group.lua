@@ -55,7 +55,13 @@ if after < size then
   return {'more', table.concat(words, ' ')}
 end
 
+local function check_record()
+  local record = redis.call('TYPE', queue_prefix .. 'experiment:' .. group).ok
+  if record ~= 'hash' and record ~= 'none' then add_problem('experiment-wrong-type') end
+end
+
 if size == 0 then
+  check_record()
   local is_listed = redis.call('ZSCORE', groups, group)
   if (is_listed or redis.call('EXISTS', key, then_key) > 0) and add_problem('group-without-jobs') then
     get_groups().delete_group(group)
@@ -100,8 +106,7 @@ if #valid > 0 and add_problem('group-invalid-numbers') then redis.call('HSET', k
 if not redis.call('ZSCORE', groups, group) and add_problem('group-unlisted') then
   redis.call('ZADD', groups, text(parse_int(state.created_at) or now), group)
 end
-local record = redis.call('TYPE', queue_prefix .. 'experiment:' .. group).ok
-if record ~= 'hash' and record ~= 'none' then add_problem('experiment-wrong-type') end
+check_record()
 if known < size then return reply('done') end
 if #fields > 0 and add_problem('group-counts') then set_counts() end
 

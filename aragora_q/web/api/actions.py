@@ -52,7 +52,7 @@ class Selected(Because):
 
 
 FromPhase = Annotated[
-    str,
+    str | None,
     Field(
         alias="from",
         description="Make the calls of debates again from that phase on: `propose`, `r1`, `r1.review`, "
@@ -64,13 +64,13 @@ FromPhase = Annotated[
 class Again(Because):
     """Why a job runs again, and from which phase its debate makes its calls again."""
 
-    from_phase: FromPhase = ""
+    from_phase: FromPhase = None
 
 
 class SelectedAgain(Selected):
     """The jobs that run again, as those of another action; and from which phase on."""
 
-    from_phase: FromPhase = ""
+    from_phase: FromPhase = None
 
 
 class Counted(TypedDict):
@@ -129,8 +129,8 @@ class Action:
 
     def asked_by(self, body: Because) -> Action:
         """Return the action as `body` asks for it. Raises InvalidPayload if it names no phase."""
-        phase = getattr(body, "from_phase", "")
-        if not phase:
+        phase = getattr(body, "from_phase", None)
+        if phase is None:
             return self
         check_phase(phase)
         return replace(self, verb=requeue_from(phase))

@@ -99,6 +99,8 @@ def test_foreign_values_do_no_harm():
         "usd": "much",
     }
     journal["call/propose.0.0"] = odd
-    job.payload |= {"agents": [None, 3], "escalate": "x", "judge": 5}
+    job.payload |= {"agents": [None, 3], "judge": 5}
     job.result |= {"votes": [{"seat": "x", "group": 99}, 5], "changed": [None], "groups": "x"}
-    assert build_grid(job, read_calls(journal, None)).rows
+    for joining in ("x", "two", 2, True, {"n": 1}):
+        job.payload["escalate"] = joining
+        assert build_grid(job, read_calls(journal, None)).rows
