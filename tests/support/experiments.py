@@ -41,7 +41,7 @@ def result(verdict, *, dissent=(), usd=0.001, calls=3, agreement=1.0, changed=()
         "final_answer": f"{verdict}, because it is.", "verdict": verdict, "consensus_reached": agreement > 0.5,
         "confidence": agreement, "dissent": [{"verdict": each, "seats": [2]} for each in dissent],
         "seats": seats, "first_votes": [{"seat": n, "verdict": verdict} for n in range(3)],
-        "changed": list(changed), "votes": votes, "rounds_used": 2, "cost_usd": usd,
+        "changed": list(changed), "votes": votes, "rounds_used": 2, "cost_usd": usd, "quote_usd": usd,
         "unpriced_calls": 0, "abstentions": 0, "duration_seconds": 1.5 * calls,
         "token_usage": {"requests": calls, "input_tokens": 900, "output_tokens": 300},
     }  # fmt: skip
