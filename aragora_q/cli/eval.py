@@ -36,6 +36,8 @@ MAX_WIDTH = 120
 MAX_PAIRS = 60
 """Pairs of arms that the report lists: those of eleven arms, and a few. JSON has all of them."""
 
+EXACT = "95% interval: exact binomial where all debates of an arm are right, or none is; else bootstrap."
+
 
 class Format(StrEnum):
     """What `--format` accepts."""
@@ -266,7 +268,8 @@ def report_of(group: str, found: Evaluation) -> Report:
     ]
     intro = [Notice(f"{', '.join(counts)}. A debate is right if its verdict is an expected one.")]
     intro += [Notice(text, Tone.CAUTION) for text in found.warnings]
-    sections = [Section("Arms", [_accuracies(found.arms), _counts(found.arms)])]
+    exact = [Notice(EXACT)] if any(_is_exact(arm) for arm in found.arms) else []
+    sections = [Section("Arms", [_accuracies(found.arms), *exact, _counts(found.arms)])]
     if found.pairs:
         sections.append(_comparisons(found.pairs))
     if found.findings:
@@ -305,6 +308,10 @@ def _accuracies(arms: Sequence[ArmResult]) -> Table:
         for arm in arms
     ]
     return Table(head, rows, frozenset(head[1:]))
+
+
+def _is_exact(arm: ArmResult) -> bool:
+    return arm.interval is not None and arm.interval.method == "exact"
 
 
 def _counts(arms: Sequence[ArmResult]) -> Table:
