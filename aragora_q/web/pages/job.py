@@ -106,9 +106,9 @@ def _phases(calls: report.Calls) -> Iterator[tuple[str, str]]:
     paths = [each.path for each in calls.phases if calls.is_kept]
     paths = [each for each in paths if PHASE_PATTERN.fullmatch(each)]
     if paths:
-        yield "", "only what is missing"
+        yield "", "only those that are missing"
         for each in paths:
-            yield each, f"all from {each} on"
+            yield each, f"all from {each} on, again"
 
 
 def _laid_out(blocks: Sequence[Block], title: str = "") -> Markup:
