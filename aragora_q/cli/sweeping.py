@@ -235,7 +235,9 @@ class _Planner:
         self._forms: dict[str, AnswerForm] = {}
 
     async def plan(self) -> Outcome:
-        """Check every debate, find those that are missing, and quote them.
+        """Find the debates that are missing, check them as `enqueue` does, and quote them.
+
+        Those that are there may have agents or limits that are no longer configured so.
 
         Raises:
             InvalidPayload: debates are refused.
@@ -254,12 +256,13 @@ class _Planner:
                 bar.show(number * READ_AT_ONCE, f"{count(len(experiment), 'debate')} checked")
                 for debate, status in zip(batch, found.statuses, strict=True):
                     with refusals.collect(debate.where):
-                        checked = await checker.check(debate.question.line, experiment.line(debate))
-                        payload = checked.job.payload
+                        line = experiment.line(debate)
+                        payload = create_job(line, {}, _has_id).payload
                         self._check_expected(debate, payload)
                         recorded = found.recorded.get(debate.id)
                         outcome.deleted += status is None and recorded is not None
                         if status is None and (recorded is None or options.rerun):
+                            checked = await checker.check(debate.question.line, line)
                             outcome.missing.add(debate.id)
                             if checked.warning:
                                 outcome.warnings[f"arm {debate.arm.name}: {checked.warning}"] = None

@@ -16,7 +16,13 @@ from aragora_q.answer_form import AnswerForm
 from aragora_q.errors import InvalidPayload
 from aragora_q.experiments.notes import ARM_TAG
 from aragora_q.experiments.refusals import Refusals
-from aragora_q.experiments.values import DEBATE_FIELDS, check_known, read_json, read_value
+from aragora_q.experiments.values import (
+    DEBATE_FIELDS,
+    check_known,
+    read_json,
+    read_value,
+    right_in,
+)
 from aragora_q.intake.lines import Item
 from aragora_q.job import EXPERIMENT_NOTE
 from aragora_q.labels import check_labels
@@ -224,10 +230,10 @@ def form_fields(fields: Mapping[str, Any], expected: Sequence[Any]) -> dict[str,
 
 
 def check_expected(form: AnswerForm, expected: Sequence[Any]) -> None:
-    """Raise InvalidPayload if a verdict that is said to be right has not the form of the answers."""
+    """Raise InvalidPayload if a verdict that is said to be right cannot have the form of the answers."""
     for each in expected:
         try:
-            form.read(each)
+            right_in(form, each)
         except (ValueError, TypeError, ArithmeticError) as error:
             reason = str(error).removeprefix("answer ")
             raise InvalidPayload(f"expected is {json.dumps(each):.100}: {reason}") from None

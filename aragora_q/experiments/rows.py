@@ -19,6 +19,7 @@ from aragora_q.answer_form import AnswerForm
 from aragora_q.base import Job, JobStatus
 from aragora_q.errors import AragoraQError, InvalidPayload, did_you_mean
 from aragora_q.experiments.notes import ARM_TAG, note_of
+from aragora_q.experiments.values import right_in
 from aragora_q.loose import mapping, mappings, number_or_none, text, whole
 from aragora_q.report import is_debate
 
@@ -138,7 +139,7 @@ def row_of(job: Job, expected: Sequence[Any] | None = None) -> Row:
     is_complete, has_vote = job.status is JobStatus.COMPLETED, payload.get("consensus") != "none"
     verdict = result.get("verdict") if is_complete else None
     key = _key(form, verdict)
-    right = {each for value in expected if (each := _key(form, value)) is not None}
+    right = {key for value in expected for key in _right_keys(form, value)}
     has_ended = job.status in ENDED
     is_counted = is_complete and has_vote
     return Row(
@@ -261,6 +262,13 @@ def _key(form: AnswerForm, verdict: Any) -> str | None:
     with suppress(ValueError, TypeError, ArithmeticError):
         return form.key(form.read(verdict))
     return None
+
+
+def _right_keys(form: AnswerForm, expected: Any) -> list[str]:
+    """Return the keys of the verdicts that are right if `expected` is; none if it cannot have this form."""
+    with suppress(ValueError, TypeError, ArithmeticError):
+        return [form.key(each) for each in right_in(form, expected)]
+    return []
 
 
 def _changes(form: AnswerForm, result: Mapping[str, Any], right: set[str]) -> Iterator[Change]:

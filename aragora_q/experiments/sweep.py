@@ -127,7 +127,8 @@ class Agents(NamedTuple):
 
     names: Sequence[str]
     settings: Mapping[str, Mapping[str, Any]]
-    """By name: `model`, `settings` (those that are not at their default) and `rest`, a digest of the others."""
+    """By name: `model`, `settings` (those that are not at their default) and `rest`, a digest of the others; of
+    an unknown name, nothing."""
 
     def record(self) -> str:
         """Return what the queue records of a new debate: a digest, and what it is the digest of."""
@@ -195,7 +196,7 @@ class Changes:
             self._counts[Change(arm, "", ", ".join(names), ", ".join(now.names))] += 1
         for name in dict.fromkeys(names):
             before, after = mapping(settings.get(name)), now.settings.get(name)
-            if before and after and before != after:
+            if before and after is not None and before != after:
                 was, is_now = _text_of(before), _text_of(after)
                 if was == is_now:
                     was, is_now = f"{was} as configured then", f"{is_now} as configured now"
@@ -207,6 +208,8 @@ class Changes:
 
 
 def _text_of(agent: Mapping[str, Any]) -> str:
-    """Return what an agent is: `openai:gpt-6.1-terra, effort high`."""
+    """Return what an agent is: `openai:gpt-6.1-terra, effort high`; `unknown` if it is not configured."""
+    if not agent:
+        return "unknown"
     settings = mapping(agent.get("settings"))
     return ", ".join([str(agent.get("model")), *(f"{name} {settings[name]}" for name in settings)])

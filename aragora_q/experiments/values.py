@@ -1,6 +1,6 @@
 """Fields of a debate as an experiment's files and options write them: which there are, and values as text.
 
-Used by `questions` and `arms`. Pure.
+Also what a right verdict is in the answer form of an arm. Used by `questions`, `arms` and `rows`. Pure.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from aragora_q import codec
+from aragora_q.answer_form import WORDS, AnswerForm
 from aragora_q.errors import InvalidPayload, did_you_mean
 from aragora_q.job import DebateJobPayload
 
@@ -58,3 +59,19 @@ def read_json(text: str) -> Any:
         return codec.decode((word if word in ("true", "false") else text).encode(errors="replace"))
     except ValueError:
         return text
+
+
+def right_in(form: AnswerForm, expected: Any) -> list[Any]:
+    """Return the verdicts of this form that are right if `expected` is.
+
+    A debate that asks in text may be one arm, and one that asks for a number or a boolean another: the right
+    verdict is then what a reply would say in words.
+
+    Raises:
+        ValueError: there is none; the message says what a verdict must be.
+    """
+    if form.kind == "text" and isinstance(expected, bool):
+        return [word for word, value in WORDS.items() if value is expected]
+    if form.kind == "text" and isinstance(expected, int | float):
+        return [form.text(expected)]
+    return [form.read(expected)]

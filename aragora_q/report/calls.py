@@ -100,6 +100,11 @@ class Phase:
     round: int
     calls: Sequence[Call]
 
+    @property
+    def path(self) -> str:
+        """Its name among all phases of the debate, as the journal has it: `r1.review`, `vote`."""
+        return f"r{self.round}.{self.name}" if self.round else self.name
+
     def to_dict(self) -> dict[str, Any]:
         """Return the phase as JSON data."""
         replies = [call.to_dict() for call in self.calls]

@@ -47,7 +47,7 @@ class Row:
     cells: Sequence[str]
     detail: str = ""
     chapter: int = 0
-    """The chapter of the document that the first cell leads to; 0: none."""
+    """The chapter of the document that the first cell names, and leads to; 0: none."""
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def _row(number: int, entry: Entry) -> Row:
     is_completed = entry.status is JobStatus.COMPLETED
     has_calls = entry.calls or entry.taken_over
     cells = [
-        f"{number}. {_name(entry, MAX_CELL_CHARS)}",
+        _name(entry, MAX_CELL_CHARS),
         entry.arm,
         "" if is_completed else entry.status.value,
         _verdict(entry) if is_completed else "",

@@ -155,7 +155,7 @@ def _table(table: Table) -> str:
         shown = [*(row.cells[n] for n in table.shown), *[row.detail] * has_details]
         cells = [_cell(cell) for cell in shown]
         if row.chapter:
-            cells[0] = _link(cells[0], row.chapter)
+            cells[0] = _link(f"{row.chapter}. {cells[0]}", row.chapter)
         lines.append(cells)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

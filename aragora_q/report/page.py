@@ -231,7 +231,7 @@ def _row(table: Table, row: Row) -> Iterator[str]:
     first, *others = table.shown
     cells = "".join(f'<td{_number(table, n)} dir="auto">{_text(row.cells[n])}</td>' for n in others)
     name = _text(row.cells[first])
-    name = _link(name, row.chapter) if row.chapter else name
+    name = _link(f"{row.chapter}. {name}", row.chapter) if row.chapter else name
     yield f'<tr class="first"><th scope="row" dir="auto">{name}</th>{cells}</tr>'
     if row.detail:
         detail = f'<td colspan="{max(1, len(others))}" dir="auto">{_text(row.detail)}</td>'

@@ -154,21 +154,26 @@ def _side_by_side(cells: Sequence[Line], column: int) -> Line:
 
 
 def _table(table: Table, width: int) -> Iterator[Line]:
-    # The name of a chapter is long: it has a line before its row.
+    # The name of a chapter is long: it has a line before its rows, which have the number.
     has_chapters = any(row.chapter for row in table.rows)
     shown = table.shown[has_chapters:]
-    head = [table.head[n] for n in shown]
-    rows = [[row.cells[n] for n in shown] for row in table.rows]
+    head = [*["No."] * has_chapters, *(table.head[n] for n in shown)]
+    rows = [
+        [*[str(row.chapter)] * has_chapters, *(row.cells[n] for n in shown)] for row in table.rows
+    ]
+    names = [row.cells[0] if has_chapters else "" for row in table.rows]
     if len(head) * (MIN_COLUMN + 2) > width + 2:
-        yield from _narrow_table(table, head, rows, width, has_chapters=has_chapters)
+        yield from _narrow_table(table, head, rows, names, width)
         return
-    are_numbers = [name in table.numbers for name in head]
+    are_numbers = [name in table.numbers or name == "No." for name in head]
     widths = _column_widths([head, *rows], are_numbers, width)
     yield from _row(head, widths, are_numbers, DIM)
-    for cells, row in zip(rows, table.rows, strict=True):
-        if has_chapters:
+    before = ""
+    for cells, row, name in zip(rows, table.rows, names, strict=True):
+        if name != before:
             yield []
-            yield from _texts(row.cells[0], min(width, PROSE_WIDTH), BOLD)
+            yield from _texts(name, min(width, PROSE_WIDTH), BOLD)
+            before = name
         yield from _row(cells, widths, are_numbers)
         if row.detail:
             for text in wrapped(row.detail, min(width, PROSE_WIDTH) - INDENT - widths[0]):
@@ -179,15 +184,14 @@ def _narrow_table(
     table: Table,
     head: Sequence[str],
     rows: Sequence[Sequence[str]],
+    names: Sequence[str],
     width: int,
-    *,
-    has_chapters: bool,
 ) -> Iterator[Line]:
-    for n, (cells, row) in enumerate(zip(rows, table.rows, strict=True)):
+    for n, (cells, row, name) in enumerate(zip(rows, table.rows, names, strict=True)):
         if n:
             yield []
-        if has_chapters:
-            yield from _texts(row.cells[0], width, BOLD)
+        if name:
+            yield from _texts(name, width, BOLD)
         named = [*zip(head, cells, strict=True), (table.detail, row.detail)]
         yield from _facts(Facts([each for each in named if each[1]]), width)
 

@@ -107,6 +107,7 @@ def test_questions_are_asked_then_waited_for_then_reported(run, end, on_queue):
     )
     assert re.search(r"^one +4/8 +50%", done.out, re.MULTILINE)
     assert re.search(r"^debate .* 8 +240 +\$0\.08$", done.out, re.MULTILINE)  # calls, tokens, cost
+    assert "interval: exact binomial where all" in " ".join(done.out.split())
     assert "8 questions do not separate" in " ".join(done.out.split())
     assert max(map(len, done.lines)) <= 80
 

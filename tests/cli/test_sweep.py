@@ -149,6 +149,23 @@ def test_changed_agents_are_reported_and_not_rerun(run, configure):
     assert shown.err.count("use a new group") == 1
 
 
+def test_agents_that_are_not_configured_any_more_are_reported(run, configure):
+    """Debates that are there are not refused for them; those that would be enqueued are."""
+    arms = ("--arm", "old agents=cyd,bob")
+    run(*arms, "--yes")
+    config = configure()
+    config.write_text(config.read_text().replace("cyd =", "dan ="))
+    again = run(*arms, "--yes")
+    assert (again.code, again.lines[1]) == (0, "2 pending, 0 to enqueue")
+    assert "changed: arm old, agent cyd: openai:m3 -> unknown (2 debates before)" in again.lines
+    more = run(*arms, "--arm", "new agents=cyd", "--yes")
+    assert (more.code, more.err.count("unknown agent 'cyd'"), more.err.count("arm old")) == (
+        65,
+        1,
+        0,
+    )
+
+
 def test_the_quote_of_the_whole_is_shown_and_asked_for(run, run_cli, monkeypatch):
     """--dry-run enqueues nothing; no answer is no; --yes is required where it cannot be asked."""
     dry = run(*ARMS, "--dry-run")

@@ -119,7 +119,7 @@ def _outcome(made, arms, chance):
     ]
     found = result(
         verdict, dissent=[{"verdict": each, "seats": [2]} for each in dissent], changed=changed, votes=ballots,
-        confidence=2 / 3 if dissent else 1.0, cost_usd=usd * chance.uniform(0.7, 1.3), quote_usd=None,
+        confidence=2 / 3 if dissent else 1.0, cost_usd=usd * chance.uniform(0.7, 1.3), quote_usd=usd,
         duration_seconds=1.5 * calls,
         token_usage={"requests": calls, "input_tokens": 900, "output_tokens": 300},
     )  # fmt: skip

@@ -86,6 +86,7 @@ async def test_an_evaluation_has_a_plot_and_its_numbers(harness, session, operat
     assert page.text.count("<circle") == 2
     assert "Intervals are of 95%." in page.words
     assert page.text.index("<circle") < page.text.index('id="findings"')
+    assert page.words.count(" expected") >= 2
     assert "+0%" not in page.words
     assert "style=" not in page.text
 

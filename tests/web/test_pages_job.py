@@ -15,7 +15,7 @@ ELEMENTS = frozenset({
     "html", "head", "meta", "title", "link", "script", "noscript", "body", "header", "main", "footer", "nav",
     "section", "article", "h1", "h2", "h3", "a", "p", "span", "div", "ul", "ol", "li", "dl", "dt", "dd", "b",
     "code", "pre", "time", "table", "thead", "tbody", "tfoot", "tr", "th", "td", "form", "fieldset", "legend",
-    "label", "input", "output", "button", "details", "summary",
+    "label", "input", "select", "option", "output", "button", "details", "summary",
 })  # fmt: skip
 """What templates write, without charts."""
 
@@ -186,3 +186,20 @@ async def test_corrupted_data_is_named(harness, session, operator):
     harness.redis.hdel(harness.keys.job("waiting"), "priority")
     assert page.status == 422
     assert "corrupted" in page.words
+
+
+async def test_a_failed_debate_is_requeued_from_a_phase(harness, session, operator):
+    """The page offers the phases that the debate reached; what is no phase changes nothing."""
+    job_id = await shown_jobs.add_debate(harness.queue, session, "failed", "d1")
+    page = await operator.get(f"/jobs/{job_id}")
+    assert re.findall(r'<option value="([a-z0-9.]*)"', page.text) == [
+        "", "propose", "r1.review", "vote",
+    ]  # fmt: skip
+    assert (await operator.post("/jobs/d1/requeue", from_phase="r0.vote")).status == 422
+    done = await operator.done("/jobs/d1/requeue", from_phase="judge")
+    assert "did not reach that phase" in done.words
+    assert await harness.queue.get_status("d1") == "failed"
+    done = await operator.done("/jobs/d1/requeue", from_phase="r1.review")
+    assert "Job d1 is requeued" in done.words
+    journal = await harness.queue.tracker.checkpoints("d1")
+    assert {name.split("/")[0] for name in journal if "r1.review" in name} == {"past"}

@@ -12,12 +12,13 @@ on from finished debates. `agents.py` resolves agent names; `prompts.py` and `la
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
 from aragora_q.context import DetachedAttempt, Executor, current_attempt
-from aragora_q.errors import AragoraQError
+from aragora_q.errors import AragoraQError, InvalidPayload
 from aragora_q.executors.debate.agents import (
     AgentRegistry,
     agent_settings,
@@ -138,13 +139,18 @@ def settings_of(
 ) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """Return the agents in the JSON of a debate, and what is configured of each, as `agent_settings` says.
 
+    Of a name that is unknown: nothing.
+
     Raises:
-        InvalidPayload: a field breaks a rule, or a name is unknown.
+        InvalidPayload: a field breaks a rule.
 
     """
     names = DebateJobPayload.from_dict(payload).all_agents
-    tier = payload.get("service_tier")
-    return names, {name: agent_settings(name, config, tier) for name in dict.fromkeys(names)}
+    settings: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for name in settings:
+        with suppress(InvalidPayload):
+            settings[name] = agent_settings(name, config, payload.get("service_tier"))
+    return names, settings
 
 
 def approval_above(

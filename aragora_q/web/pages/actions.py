@@ -19,13 +19,14 @@ from fastapi.responses import Response
 from aragora_q.base import Group
 from aragora_q.errors import GroupSealed, JobNotFound
 from aragora_q.formats import count
+from aragora_q.job import check_phase
 from aragora_q.web.access import Operator
 from aragora_q.web.filters import read_filter
 from aragora_q.web.lookup import require_group, require_job_id
 from aragora_q.web.pages.forms import Form
 from aragora_q.web.pages.rendering import command_line, redirect, render
 from aragora_q.web.selection import BULK_SECONDS, MAX_NAMED, Done, Selection
-from aragora_q.web.verbs import VERBS, Verb
+from aragora_q.web.verbs import VERBS, Verb, requeue_from
 
 if TYPE_CHECKING:
     from aragora_q.web.access import Access
@@ -67,6 +68,9 @@ async def act_on_job(request: Request, access: Operator, job_id: str, verb: str)
     if verb == "purge":  # the page that asks leads to the route of several jobs
         page = _Confirmation(request, access, form, form.back("/jobs"))
         return page.ask(_about_jobs(Selection(chosen, (job_id,)), 1))
+    if verb == "requeue" and (phase := form.text("from_phase")):
+        check_phase(phase)
+        chosen = requeue_from(phase)
     access.log_action(verb, [job_id], form.reason)
     [answer] = await chosen.send(access.queue, [job_id], access.actor.by, form.reason)
     if answer == "unknown":

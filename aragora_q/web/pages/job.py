@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from markupsafe import Markup
 from aragora_q import report, views
 from aragora_q.base import LIVE, Job, JobStatus
 from aragora_q.errors import InvalidPayload, JobNotFound
+from aragora_q.job import PHASE_PATTERN
 from aragora_q.job_text import progress_text
 from aragora_q.loose import number_or_none, text, whole
 from aragora_q.report import page
@@ -96,7 +97,18 @@ def _debate(job: Job, journal: Mapping[str, Any] | None) -> Mapping[str, Any]:
         "outcome": [(each.title, _laid_out(each.blocks, each.title)) for each in found.outcome],
         "course": [(each.title, _laid_out(each.blocks, each.title)) for each in found.course],
         "grid": report.build_grid(job, calls),
+        "phases": list(_phases(calls)),
     }
+
+
+def _phases(calls: report.Calls) -> Iterator[tuple[str, str]]:
+    """Yield from which phases on a requeue can make calls again, each with a text; blank: none."""
+    paths = [each.path for each in calls.phases if calls.is_kept]
+    paths = [each for each in paths if PHASE_PATTERN.fullmatch(each)]
+    if paths:
+        yield "", "only those that are missing"
+        for each in paths:
+            yield each, f"all from {each} on, again"
 
 
 def _laid_out(blocks: Sequence[Block], title: str = "") -> Markup:

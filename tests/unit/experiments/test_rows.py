@@ -50,6 +50,10 @@ def test_a_completed_debate():
         ({"answer_form": "number", "options": None}, 42, (41, 43), False),
         ({"answer_form": "boolean", "options": None}, False, ("no",), True),
         ({"answer_form": "text", "options": None}, "The Moon.", ("the moon",), True),
+        ({"answer_form": "text", "options": None}, "1440.", (1440,), True),
+        ({"answer_form": "text", "options": None}, "No.", (False,), True),
+        ({"answer_form": "text", "options": None}, "false", (False,), True),
+        ({"answer_form": "text", "options": None}, "yes", (False,), False),
         ({"answer_form": {"type": "object"}, "options": None}, {"a": 1.0, "b": 2}, ({"b": 2, "a": 1},), True),
         ({}, "Mars", ("Jupiter", " mars "), True),
         ({}, "Mars", ("Pluto",), None),
@@ -57,7 +61,10 @@ def test_a_completed_debate():
     ],
 )  # fmt: skip
 def test_right_verdicts(form, verdict, expected, is_right):
-    """A verdict is right if it equals one that is expected, in its answer form; None if no such one is."""
+    """A verdict is right if it equals one that is expected, in its answer form; None if no such one is.
+
+    Of an arm that asks in text, a number and a boolean are expected as they are worded.
+    """
     row = row_with(result=experiments.result(verdict), expected=expected, **form)
     assert (row.is_right, row.verdict) == (is_right, verdict)
 

@@ -358,14 +358,14 @@ def test_the_overview_has_a_row_for_each_job():
     [table] = front.overview.blocks
     rows = [dict(zip(table.head, row.cells, strict=True)) for row in table.rows]
     assert rows[0] == {
-        "Debate": "1. What is the capital of Australia?", "Arm": "debate", "Status": "", "Verdict": "Canberra",
+        "Debate": "What is the capital of Australia?", "Arm": "debate", "Status": "", "Verdict": "Canberra",
         "Agreement": "100%", "Right": "yes", "Cost": "$0.0372", "Calls": "12", "Time": "31 s",
     }  # fmt: skip
     assert table.rows[1].detail == "dissent: Sydney"
     assert (rows[1]["Right"], rows[1]["Cost"]) == ("no", "$0.0372 + 1 unknown")
     assert [row["Status"] for row in rows[2:]] == ["processing", "failed", "", "failed"]
     assert table.rows[5].detail == "no such file"
-    assert [row["Debate"] for row in rows[4:]] == ["5. Gone?", "6. Job other"]
+    assert [row["Debate"] for row in rows[4:]] == ["Gone?", "Job other"]
     facts = dict(front.intro[0].rows)
     assert facts["jobs"] == "6: 1 processing, 3 completed, 2 failed"
     assert facts["right"] == "1 of 2"
@@ -402,11 +402,13 @@ def test_no_text_changes_a_document(text):
 
 
 def test_a_document_as_text():
-    """The overview names each debate on a line before its row; rules divide the chapters."""
+    """The overview names a question once, before the rows of its debates; rules divide the chapters."""
     lines = lines_of(*group_of(*all_kinds()), 78).splitlines()
     assert lines[0] == "Group survey"
-    place = lines.index("1. What is the capital of Australia?")
+    place = lines.index("What is the capital of Australia?")
+    assert lines[place + 2].split()[:2] == ["2", "vote"]
     assert lines[place + 1].split() == [
+        "1",
         "debate",
         "Canberra",
         "100%",
