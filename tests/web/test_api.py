@@ -251,6 +251,11 @@ async def test_actions(api, harness):
     assert again.json() == {"id": "j1", "cancelled": False, "status": "cancelled"}
     line = (await api.get("/jobs/j1")).json()["history"][-1]
     assert (line["cause"], line["by"], line["reason"]) == ("cancelled", BY, "prices changed")
+    for phase in ("", "votes"):
+        wrong = await api.post("/jobs/j1/requeue", json={"from": phase})
+        assert kind(wrong) == (422, "invalid-payload", 65)
+    early = await api.post("/jobs/j1/requeue", json={"from": "vote"})
+    assert kind(early) == (409, "not-requeued", 65)
     requeued = await api.post("/jobs/j1/requeue", json=because)
     assert requeued.json() == {"id": "j1", "requeued": True, "status": "pending"}
     await api.post("/jobs/j1/hold")
