@@ -267,7 +267,7 @@ def report_of(group: str, found: Evaluation) -> Report:
     intro = [Notice(f"{', '.join(counts)}. A debate is right if its verdict is an expected one.")]
     intro += [Notice(text, Tone.CAUTION) for text in found.warnings]
     sections = [Section("Arms", [_accuracies(found.arms), _counts(found.arms)])]
-    if found.pairs:
+    if any(pair.questions for pair in found.pairs):
         sections.append(_comparisons(found.pairs))
     if found.findings:
         sections.append(Section("What follows", [Notice(text) for text in found.findings]))
@@ -275,7 +275,7 @@ def report_of(group: str, found: Evaluation) -> Report:
     sections += [_calibrations(calibrated)] if calibrated else []
     flipped = [(_name(each), each.flips) for each in found.arms if each.flips]
     sections += [_flips(flipped)] if flipped else []
-    sections += [_biases(found.arms)] if found.debates else []
+    sections += [_biases(found.arms)] if any(arm.answered for arm in found.arms) else []
     return Report(f"Evaluation of group {group}", intro, sections if found.arms else [])
 
 
@@ -293,10 +293,10 @@ def _accuracies(arms: Sequence[ArmResult]) -> Table:
         Row(
             [
                 _name(arm),
-                f"{arm.right:,}/{arm.counted:,}",
+                f"{arm.right:,}/{arm.counted:,}" if arm.counted else "",
                 _percent(arm.accuracy),
                 _interval(arm.interval),
-                dollars_or_unknown(arm.cost_per_question_usd),
+                _cost(arm, arm.cost_per_question_usd),
                 "" if arm.calls_per_question is None else f"{arm.calls_per_question:.1f}",
                 "" if arm.median_seconds is None else duration(arm.median_seconds),
                 "" if arm.p90_seconds is None else duration(arm.p90_seconds),
@@ -326,12 +326,16 @@ def _counts(arms: Sequence[ArmResult]) -> Table:
                 ),
                 f"{arm.calls:,}",
                 f"{arm.tokens:,}",
-                dollars_or_unknown(arm.cost_usd),
+                _cost(arm, arm.cost_usd),
             ]
         )
         for arm in arms
     ]
     return Table(head, rows, frozenset(head[1:]))
+
+
+def _cost(arm: ArmResult, usd: float | None) -> str:
+    return dollars_or_unknown(usd) if arm.calls or usd is not None else ""
 
 
 def _comparisons(pairs: Sequence[Pair]) -> Section:
