@@ -458,8 +458,9 @@ def report(outcome: Outcome, options: SweepOptions) -> None:
     ended = [each for each in words if outcome.existing[each]]
     if ended:
         statuses = " ".join(f"--status {each}" for each in ended)
+        which = " or ".join(words[each] for each in ended)
         output.info(
-            f"debates that {' or '.join(words[each] for each in ended)} are not enqueued again; to run them again: "
+            f"debates that {which} are not enqueued again; to run them again: "
             f"aragora-q requeue --group {group} {statuses}"
         )
     if outcome.deleted and not options.rerun:

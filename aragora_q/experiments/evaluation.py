@@ -519,7 +519,9 @@ def _uncounted(debates: Sequence[Row], arms: Sequence[ArmResult]) -> Iterator[st
     yield from _about("failed, and counted as not right", arms, lambda each: failed[each.arm])
     completed = Counter(row.arm or None for row in undecided if row.status is JobStatus.COMPLETED)
     yield from _about(
-        "completed without a verdict, and counted as not right", arms, lambda each: completed[each.arm]
+        "completed without a verdict, and counted as not right",
+        arms,
+        lambda each: completed[each.arm],
     )
     ended = [row for row in debates if row.status in (JobStatus.COMPLETED, JobStatus.FAILED)]
     unknown = [row for row in ended if row.is_right is None]

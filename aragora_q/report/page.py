@@ -63,7 +63,8 @@ th, td { padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; 
 thead th { color: var(--soft); font-weight: 500; white-space: nowrap; border-bottom: 1px solid var(--line); }
 tbody th { font-weight: 600; }
 tbody tr.first td, tbody tr.first th { border-top: 1px solid var(--line); }
-td, tbody th { max-width: 26rem; } td:not(.number) { min-width: 5.5rem; } tbody th a { display: inline-block; min-width: 10rem; }
+td, tbody th { max-width: 26rem; } td:not(.number) { min-width: 5.5rem; }
+tbody th a { display: inline-block; min-width: 10rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 .detail td { max-width: none; padding-top: 0; color: var(--soft); }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: .75rem; }

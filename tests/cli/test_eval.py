@@ -165,7 +165,8 @@ def test_what_is_not_known_yet_is_blank(run, end):
         assert text not in early.out
     end(right_in("one"))
     late = run().out
-    assert "Differences of accuracy" in late and "Biases" in late
+    assert "Differences of accuracy" in late
+    assert "Biases" in late
 
 
 def test_markdown(run, end):

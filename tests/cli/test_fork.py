@@ -139,6 +139,7 @@ def test_requeue_from_a_phase(run_cli, cli_command, source):
     assert (refused.code, refused.object) == (
         3, {"id": "fork", "requeued": False, "status": None},
     )  # fmt: skip
-    assert "its debate did not reach that phase" in refused.err
+    assert "did not reach that phase" in refused.err
+    assert "without --from" in refused.err
     wrong = run_cli("requeue", "fork", "--from", "votes")
     assert (wrong.code, "'votes' is not a phase of a debate" in wrong.err) == (65, True)

@@ -112,7 +112,7 @@ def test_only_a_file_has_a_byte_order_mark(run_cli, trivia, tmp_path):
 
 
 def test_what_is_expected_and_taken_over(run_cli, fill):
-    """One right verdict stands as it is, several as a list, none as a blank; Markdown marks calls that cost nothing."""
+    """One right verdict stands as it is, several as a list, none as a blank; calls taken over are marked."""
     result = swept.result("Mars", token_usage={}, forked_from="other", taken_over=12)
     fill(
         (swept.job("vote", 1, expected=["Mars"]), Completed(codec.encode(result))),
@@ -125,7 +125,8 @@ def test_what_is_expected_and_taken_over(run_cli, fill):
     assert "| Mars | Mars | yes |" in first
     assert "| 0 (12 taken over) |" in first
     assert '| ["Mars", "Jupiter"] |' in second.replace("\\", "")
-    assert third.startswith("| 3 |") and "| Mars |  |  |" in third
+    assert third.startswith("| 3 |")
+    assert "| Mars |  |  |" in third
 
 
 def test_hostile_texts(run_cli, fill):
