@@ -107,7 +107,9 @@ class DebateJobPayload:
         Raises:
             InvalidPayload: names the field, its value and the rule.
         """
-        if not isinstance(self.question, str) or is_blank(self.question):
+        if not isinstance(self.question, str):
+            raise InvalidPayload(f"question must be a text, got {self.question!r:.100}")
+        if is_blank(self.question):
             raise InvalidPayload(
                 "question is empty", hint="pass the question that the agents debate"
             )

@@ -21,8 +21,9 @@ SOME_REFUSED = 3
 REFUSALS = {
     "unknown": "not found in queue {queue}, or expired (ended more than the retention time ago)",
     "malformed": "dead letter of a malformed entry",
-    "completed": "already completed: enqueue it again under another id; a debate with enqueue --from",
-    "not-reached": "its debate did not reach that phase, or its journal is gone",
+    "completed": "already completed: enqueue it under another id, or a debate with changes by enqueue --from",
+    "not-reached": "its debate did not reach that phase, or its journal is gone; "
+    "without --from, it continues where it ended",
     "held": "it is held: to let it run, use aragora-q unhold",
     "invalid": "not a job id",
 }

@@ -457,11 +457,13 @@ def report(outcome: Outcome, options: SweepOptions) -> None:
         held = sum(job_id in outcome.holds for job_id in outcome.created)
         note = f", {held:,} of them held until approved with unhold" if held else ""
         output.line(f"{count(len(outcome.created), 'debate')} enqueued in group {group}{note}")
-    ended = [each for each in ("failed", "cancelled") if outcome.existing[each]]
+    words = {"failed": "failed", "cancelled": "were cancelled"}
+    ended = [each for each in words if outcome.existing[each]]
     if ended:
         statuses = " ".join(f"--status {each}" for each in ended)
+        which = " or ".join(words[each] for each in ended)
         output.info(
-            f"debates that have {' or '.join(ended)} are not enqueued again; to run them again: "
+            f"debates that {which} are not enqueued again; to run them again: "
             f"aragora-q requeue --group {group} {statuses}"
         )
     if outcome.deleted and not options.rerun:

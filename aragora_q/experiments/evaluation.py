@@ -508,13 +508,15 @@ def _warnings(
 
 def _uncounted(debates: Sequence[Row], arms: Sequence[ArmResult]) -> Iterator[str]:
     """Yield which debates are not counted, or count as not right, because they have no verdict."""
-    yield from _about("cancelled: not counted", arms, lambda each: each.cancelled)
+    yield from _about("cancelled, and not counted", arms, lambda each: each.cancelled)
     undecided = [row for row in debates if row.is_right is not None and row.verdict is None]
     failed = Counter(row.arm or None for row in undecided if row.status is JobStatus.FAILED)
-    yield from _about("failed: counted as not right", arms, lambda each: failed[each.arm])
+    yield from _about("failed, and counted as not right", arms, lambda each: failed[each.arm])
     completed = Counter(row.arm or None for row in undecided if row.status is JobStatus.COMPLETED)
     yield from _about(
-        "completed without a verdict: counted as not right", arms, lambda each: completed[each.arm]
+        "completed without a verdict, and counted as not right",
+        arms,
+        lambda each: completed[each.arm],
     )
     ended = [row for row in debates if row.status in ENDED]
     unknown = [row for row in ended if row.is_right is None]
@@ -523,9 +525,17 @@ def _uncounted(debates: Sequence[Row], arms: Sequence[ArmResult]) -> Iterator[st
             f"{count(unusable, 'debate')} without a vote, or with expected verdicts of another answer form: "
             "accuracy, calibration and flips do not count them."
         )
-    if without := len(unknown) - unusable:
-        which = "no debate has" if without == len(ended) else f"{count(without, 'debate')} without"
-        yield f"{which} expected verdicts: accuracy, calibration and flips do not count them."
+    without = len(unknown) - unusable
+    if without and without == len(ended):
+        yield (
+            "no debate that has ended has expected verdicts, so accuracy is not known: add `expected` to the "
+            "questions, and give their file to eval."
+        )
+    elif without:
+        yield (
+            f"{count(without, 'debate')} without expected verdicts: accuracy, calibration and flips do not "
+            "count them."
+        )
 
 
 def _about(

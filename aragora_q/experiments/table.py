@@ -76,5 +76,11 @@ def row_cells(row: Row) -> Iterable[Any]:
 
 
 def expected_cell(row: Row) -> Any:
-    """Return the verdict that is right; all of them if there are several, or none."""
-    return row.expected[0] if len(row.expected) == 1 else list(row.expected)
+    """Return the verdict that is right: all of them if there are several, None if none is known."""
+    match row.expected:
+        case []:
+            return None
+        case [verdict]:
+            return verdict
+        case verdicts:
+            return list(verdicts)

@@ -63,7 +63,8 @@ th, td { padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; 
 thead th { color: var(--soft); font-weight: 500; white-space: nowrap; border-bottom: 1px solid var(--line); }
 tbody th { font-weight: 600; }
 tbody tr.first td, tbody tr.first th { border-top: 1px solid var(--line); }
-td, tbody th { max-width: 26rem; } tbody th a { display: inline-block; min-width: 10rem; }
+td, tbody th { max-width: 26rem; } td:not(.number) { min-width: 5.5rem; }
+tbody th a { display: inline-block; min-width: 10rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 .detail td { max-width: none; padding-top: 0; color: var(--soft); }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: .75rem; }
@@ -73,7 +74,6 @@ article { background: var(--card); border: 1px solid var(--line); border-radius:
 section > .lead { font-size: 1.3rem; line-height: 1.35; }
 ul { list-style: none; margin: .25rem 0; padding: 0; color: var(--soft); font-size: .9em;
   overflow-wrap: anywhere; }
-@media screen and (max-width: 48rem) { td:not(.number) { min-width: 5.5rem; } }
 @media (max-width: 26rem) { dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
   dd { margin-bottom: .5rem; } }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } h2, h3, h4 { break-after: avoid; }

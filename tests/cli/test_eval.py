@@ -156,6 +156,20 @@ def test_json_has_the_documented_fields(run, end):
     assert [each["failed"] for each in found["arms"]] == [1] * 4
 
 
+def test_what_is_not_known_yet_is_blank(run, end):
+    """Before a debate has ended, there is no accuracy, no cost, no pair to test, and no voter to judge."""
+    run("-a", "ann,bob", "--yes", "--timeout", "0.05", questions=QUESTIONS[:1])
+    early = run()
+    assert early.code == 0, early.err
+    assert "not ended: the numbers will change" in early.out
+    for text in ("0/0", "unknown", "Differences of accuracy", "Biases"):
+        assert text not in early.out
+    end(right_in("one"))
+    late = run().out
+    assert "Differences of accuracy" in late
+    assert "Biases" in late
+
+
 def test_markdown(run, end):
     """For a page: tables without alignment by blanks, and nothing else on stdout."""
     run("-a", "ann,bob", "--yes", "--timeout", "0.05", questions=QUESTIONS[:1])

@@ -162,7 +162,8 @@ def test_requeue_from_a_phase(run_cli, cli_command, source):
     assert (refused.code, refused.object) == (
         3, {"id": "fork", "requeued": False, "status": None},
     )  # fmt: skip
-    assert "its debate did not reach that phase" in refused.err
+    assert "did not reach that phase" in refused.err
+    assert "without --from" in refused.err
     for name in ("votes", ""):
         wrong = run_cli("requeue", "fork", "--from", name)
         assert (wrong.code, f"'{name}' is not a phase of a debate" in wrong.err) == (65, True)

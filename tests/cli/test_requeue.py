@@ -25,7 +25,10 @@ async def test_requeue_says_what_it_cannot_do(harness, run_cli):
     ended = run_cli("requeue", "missing", "completed", "a b", "failed", "--quiet")
     assert (ended.code, ended.lines) == (3, ["failed"])
     assert "job missing was not requeued: not found in queue debates, or expired" in ended.err
-    assert "completed: enqueue it again under another id; a debate with enqueue --from" in ended.err
+    assert (
+        "completed: enqueue it under another id, or a debate with changes by enqueue --from"
+        in ended.err
+    )
     assert "job a b was not requeued: not a job id" in ended.err
     broken = run_cli("requeue", "-", stdin='{"no": "id"}\n')
     assert broken.code == 65

@@ -102,6 +102,7 @@ async def test_another_run_adds_what_is_missing(run, harness):
         "Experiment g: 2 questions in 2 arms: 4 debates",
         "1 cancelled, 3 pending, 0 to enqueue",
     ]
+    assert "debates that were cancelled are not enqueued again; to run them again: " in again.err
     assert "aragora-q requeue --group g --status cancelled" in again.err
     assert "aragora-q wait" not in again.err
     moved = [QUESTIONS[1], {**QUESTIONS[0], "expected": "coffee", "metadata": {"x": 1}}]

@@ -112,18 +112,21 @@ def test_only_a_file_has_a_byte_order_mark(run_cli, trivia, tmp_path):
 
 
 def test_what_is_expected_and_taken_over(run_cli, fill):
-    """One right verdict stands as it is, several as a list; Markdown marks calls that cost nothing."""
+    """One right verdict stands as it is, several as a list, none as a blank; calls taken over are marked."""
     result = experiments.result("Mars", token_usage={}, forked_from="other", taken_over=12)
     fill(
         (experiments.job("vote", 1, expected=["Mars"]), Completed(codec.encode(result))),
         (experiments.job("vote", 2, expected=["Mars", "Jupiter"]), "Mars"),
+        (experiments.job("vote", 3, expected=[]), "Mars"),
     )
     rows = read_csv(run_cli("table", "trivia").out)
-    assert [row["expected"] for row in rows] == ["Mars", '["Mars", "Jupiter"]']
-    _, _, first, second = run_cli("table", "trivia", "-f", "md").lines
+    assert [row["expected"] for row in rows] == ["Mars", '["Mars", "Jupiter"]', ""]
+    _, _, first, second, third = run_cli("table", "trivia", "-f", "md").lines
     assert "| Mars | Mars | yes |" in first
     assert "| 0 (12 taken over) |" in first
     assert '| ["Mars", "Jupiter"] |' in second.replace("\\", "")
+    assert third.startswith("| 3 |")
+    assert "| Mars |  |  |" in third
 
 
 def test_hostile_texts(run_cli, fill):

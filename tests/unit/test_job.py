@@ -80,7 +80,7 @@ LOW, HIGH = AGENTS_RANGE
 REFUSED = {
     "empty question": (debate(question=""), "question is empty"),
     "blank question": (debate(question=" \n\t"), "question is empty"),
-    "question is a number": (debate(question=7), "question"),
+    "question is a number": (debate(question=7), "question must be a text, got 7"),
     "long question": (
         debate(question="x" * (MAX_QUESTION_CHARS + 1)),
         f"question has {MAX_QUESTION_CHARS + 1} characters, at most {MAX_QUESTION_CHARS}",

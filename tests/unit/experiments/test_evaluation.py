@@ -152,9 +152,9 @@ def test_what_is_not_counted_is_said():
     for part in (
         "1 job of the group: not a debate",
         "1 debate not ended",
-        "cancelled: not counted: 1 of a",
-        "failed: counted as not right: 1 of a",
-        "completed without a verdict: counted as not right: 1 of a",
+        "cancelled, and not counted: 1 of a",
+        "failed, and counted as not right: 1 of a",
+        "completed without a verdict, and counted as not right: 1 of a",
         "2 debates without expected verdicts",
         "1 debate without a vote, or with expected verdicts of another answer form",
         "1 debate with answers in free text",
@@ -176,7 +176,7 @@ def test_a_group_without_debates_or_expected_verdicts():
     }
     assert found.pairs[0].p is None
     assert found.arms[0].arm is None
-    assert any("no debate has expected verdicts" in each for each in found.warnings)
+    assert any("no debate that has ended has expected verdicts" in each for each in found.warnings)
 
 
 def test_findings_say_what_follows_and_what_does_not():
