@@ -88,16 +88,27 @@ PAGES = {
     "overview": "/", "jobs": "/jobs", "filtered": "/jobs?status=completed&group=architecture",
     "debate": "/jobs/monolith", "running": "/jobs/running-0", "failed-job": "/jobs/no-schema",
     "held-job": "/jobs/costly", "groups": "/groups", "group": "/groups/architecture", "workers": "/workers",
-    "money": "/money?by=agent", "failed": "/failed", "held": "/held", "new": "/new", "login": "/login",
-    "missing": "/jobs/none",
+    "experiment": "/groups/primes", "table": "/groups/primes/table", "compare": "/groups/primes/compare",
+    "evaluation": "/groups/primes/eval", "money": "/money?by=agent", "failed": "/failed", "held": "/held",
+    "new": "/new", "login": "/login", "missing": "/jobs/none",
 }  # fmt: skip
 
 PICTURES = (
     ("overview", "light", 960, "console-overview"),
     ("debate", "light", 905, "console-debate"),
     ("running", "dark", 900, "console-running"),
+    ("evaluation", "light", 808, "console-evaluation"),
 )
 """Those of the documentation: page, theme, height in pixels, name of the file."""
+
+
+ODD = range(71, 151, 2)
+ARMS = (
+    "one agents=optimist",
+    "vote agents=optimist,skeptic,analyst debate=never",
+    "debate rounds=2",
+)
+"""An experiment: which of these numbers are prime is asked in three ways."""
 
 
 async def slow_agents() -> Executor:
@@ -211,6 +222,15 @@ def fill(running: Stack) -> None:
         }
     )
     running.call("enqueue", "-", stdin=_lines(ended))
+    arms = [word for arm in ARMS for word in ("--arm", arm)]
+    asked = [
+        {
+            "question": f"Is {n} a prime number?",
+            "expected": all(n % each for each in range(3, n, 2)),
+        }
+        for n in ODD
+    ]
+    running.call("sweep", "-", "--group", "primes", *arms, "--yes", stdin=_lines(asked))
     running.call(
         "worker", "--burst", "--worker-id", "web1-1", "--concurrency", "16", "--metrics-port", "0"
     )

@@ -82,6 +82,8 @@ class Results:
 class _Version:
     """The results of a group that were read last: at what numbers of jobs by status, and when."""
 
+    created_at: float
+    """When the group was: one of the same name that was deleted and made again has nothing in common."""
     counts: str
     began_at: float
     results: Results | None = None
@@ -109,10 +111,12 @@ class ResultsOfGroups:
         check_size(group)
         counts = f"{group.created_at} {dict(group.counts)}"
         version, now = self._versions.pop(group.name, None), time.monotonic()
+        if version and version.created_at != group.created_at:
+            version = None
         if version is None or (
             version.counts != counts and not (group.live and now < version.rests_until)
         ):
-            version = _Version(counts, now)
+            version = _Version(group.created_at, counts, now)
         self._versions[group.name] = version
         if len(self._versions) > MAX_GROUPS:
             del self._versions[next(iter(self._versions))]

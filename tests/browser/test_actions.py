@@ -196,6 +196,8 @@ def test_a_new_debate(desk, window):
     assert window.faults() + window.too_wide() == []
     page.get_by_label(re.compile("^Agents")).fill("demo:bold, demo:careful")
     page.get_by_label("Group").fill("drinks")
+    page.locator("[name=answer_form]").select_option("choice")
+    page.locator("[name=options]").fill("tea\ncoffee")
     page.get_by_role("button", name="Show the quote").click()
     page.locator("#quote").wait_for()
     assert window.faults() + window.too_wide() == []
@@ -204,3 +206,4 @@ def test_a_new_debate(desk, window):
     assert page.url.endswith(f"/jobs/{job_id}")
     job = desk.run(lambda queue: queue.get_job(job_id))
     assert (job.payload["question"], job.group) == ("Tea or coffee?", "drinks")
+    assert job.payload["options"] == ["tea", "coffee"]

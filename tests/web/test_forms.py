@@ -240,6 +240,23 @@ async def test_only_producers_enqueue(harness, new_console, role):
     assert 'href="/new"' not in (await browser.get("/groups")).text
 
 
+async def test_line_breaks_of_a_browser_are_line_feeds(harness, producer):
+    """A browser sends two characters for each line break: the debate stays the one that was quoted."""
+    lines = {"question": "Tea?\r\nOr coffee?", "answer_form": "choice", "options": "tea\r\ncoffee"}
+    page = await producer.post("/new", {**DEBATE, **lines}, step="quote")
+    assert "u000d" not in page.text
+    assert "\ntea\ncoffee</textarea>" in page.text
+    await producer.done("/new", enqueue_of(page, {**DEBATE, **lines}))
+    [job_id] = await jobs_of(harness)
+    job = await harness.queue.get_job(job_id)
+    assert (job.payload["question"], job.payload["options"]) == (
+        "Tea?\nOr coffee?",
+        ["tea", "coffee"],
+    )
+    other = Job({**job.payload, "question": "Tea?\r\nOr coffee?"}, id="d1")
+    assert values_of(other)["question"] == "Tea?\nOr coffee?"
+
+
 async def test_a_forged_id_is_no_key(harness, producer):
     """The id that the form carries is checked like any other."""
     page = await producer.post("/new", DEBATE)
@@ -276,6 +293,24 @@ async def test_a_debate_is_changed_and_run_again(harness, producer):
     assert (await producer.get("/new?from=n1")).status == 422
     assert (await producer.get("/new?from=none")).status == 404
     assert (await producer.get("/new?from=%00")).status == 404
+
+
+async def test_what_is_cleared_is_not_as_before(harness, producer):
+    """Blank rounds are the default, and blank options are a problem, whatever the debate before had."""
+    payload = {
+        "question": "Tea?", "agents": ["ann", "bob"], "rounds": 1, "answer_form": "choice",
+        "options": ["tea", "coffee"],
+    }  # fmt: skip
+    await harness.queue.enqueue(Job(payload, id="d1"))
+    values = values_of(await harness.queue.get_job("d1"))
+    refused = await producer.post("/new", values | {"options": ""}, step="quote")
+    assert refused.status == 422
+    assert "options" in refused.words.partition("Nothing was enqueued.")[2][:200]
+    values |= {"rounds": "", "options": "", "answer_form": "boolean", "id": "d2"}
+    page = await producer.post("/new", values, step="quote")
+    await producer.done("/new", enqueue_of(page, values))
+    job = await harness.queue.get_job("d2")
+    assert (job.payload["rounds"], job.payload.get("options")) == (3, None)
 
 
 @pytest.mark.parametrize("form", [{"type": "object"}, 7, None, ["x"]])

@@ -194,3 +194,17 @@ async def test_a_live_group_is_read_as_often_as_its_size_allows(harness, session
     with pytest.raises(GroupTooLarge):
         results.check_size(type(await queue.tracker.get_group("g"))("g", {"completed": 2_001}, 0.0))
     await shared.close()
+
+
+async def test_a_group_that_was_made_again_has_its_own_results(harness, session):
+    """After its deletion a group of the same name shows nothing of it, however long earlier results rest."""
+    queue, shared = harness.queue, ResultsOfGroups()
+    await experiments.fill(queue, session, "g", 1, {"one": TWO["one"]})
+    first, _ = await shared.of(queue, await queue.tracker.get_group("g"))
+    first.seconds = 60.0
+    await queue.purge_many(["g-one-1"])
+    assert await queue.tracker.get_group("g") is None
+    await queue.enqueue(Job({"n": 1}, id="new", group="g"))
+    second, again = await shared.of(queue, await queue.tracker.get_group("g"))
+    assert ([row.id for row in second.rows], again) == (["new"], 0)
+    await shared.close()

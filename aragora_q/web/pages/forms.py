@@ -28,8 +28,9 @@ class Form:
         return next(reversed(self.texts(name)), "")
 
     def texts(self, name: str) -> list[str]:
-        """Return all values of a field, without blanks around them."""
-        return [value.strip() for value in self._fields.getlist(name) if isinstance(value, str)]
+        """Return all values of a field, without blanks around them, with line breaks as in other texts."""
+        values = [value for value in self._fields.getlist(name) if isinstance(value, str)]
+        return [plain_lines(value).strip() for value in values]
 
     @property
     def items(self) -> list[tuple[str, object]]:
@@ -56,6 +57,11 @@ class Form:
         """Return a field that is a whole number; None if it is missing or anything else."""
         text = self.text(name)
         return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None
+
+
+def plain_lines(text: str) -> str:
+    """Return a text with line feeds only: a browser sends each line break of a text area as two characters."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def local_path(address: str, default: str = "/") -> str:

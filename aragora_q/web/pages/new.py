@@ -35,7 +35,7 @@ from aragora_q.moments import parse_duration
 from aragora_q.report import is_debate
 from aragora_q.web.access import Producer
 from aragora_q.web.lookup import require_job
-from aragora_q.web.pages.forms import Form
+from aragora_q.web.pages.forms import Form, plain_lines
 from aragora_q.web.pages.rendering import command_line, redirect, render
 from aragora_q.web.roles import Role
 
@@ -58,8 +58,11 @@ DEFAULTS = {"rounds": "3", "consensus": "majority", "answer_form": "text", "deba
 
 ANSWER_FORMS = ("text", "choice", "number", "boolean", "schema")
 
-CLEARED = ("judge", "max_cost_usd", "service_tier")
-"""Fields of a debate that may be blank."""
+CLEARED = {
+    **dict.fromkeys(("judge", "max_cost_usd", "options", "service_tier")),
+    "rounds": int(DEFAULTS["rounds"]),
+}
+"""Fields of a debate that may be blank, and what they are then."""
 
 MENTIONS = {
     "id": ("job id",),
@@ -120,7 +123,7 @@ class Draft:
         self._check_labels(found)
         given = {n: v for n, v in found.items() if v not in ("", None, [], {})}
         if values["from"]:  # what is blank in the form is not as in the debate that it began with
-            given |= {FROM: values["from"], **{n: given.get(n) for n in CLEARED}}
+            given = {FROM: values["from"], **CLEARED, **given}
         # A question is named even if it is blank: that it is blank is the problem.
         return {"question": found["question"], "agents": found["agents"], **given}
 
@@ -232,6 +235,7 @@ def values_of(job: Job) -> dict[str, str]:
     is_schema = isinstance(form, dict)
     values = {name: text(payload.get(name)) for name in FIELDS}
     values |= {name: text(payload.get(name, value)) for name, value in DEFAULTS.items()}
+    values["question"] = plain_lines(values["question"])
     return values | {
         "agents": ", ".join(texts(payload.get("agents"))),
         "answer_form": "schema" if is_schema else text(form),
