@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from aragora_q.base import Job, JobStatus
-from aragora_q.formats import YES_NO, count, duration, price, shortened
+from aragora_q.formats import YES_NO, count, dollars_or_unknown, duration, price, shortened
 from aragora_q.loose import text
 from aragora_q.report import accounts
 from aragora_q.report.calls import Calls
@@ -178,13 +178,19 @@ def _row(number: int, entry: Entry) -> Row:
         _verdict(entry) if is_completed else "",
         "" if entry.agreement is None else f"{entry.agreement:.0%}",
         YES_NO[entry.is_right],
-        accounts.price_in_cell(entry.cost_usd, entry.unpriced_calls) if has_calls else "",
+        _cost(entry) if has_calls else "",
         f"{entry.calls:,}" if has_calls else "",
         "" if entry.seconds is None else duration(entry.seconds),
     ]
     dissent = shortened("; ".join(entry.dissent), MAX_CELL_CHARS)
     note = f"dissent: {dissent}" if dissent else ""
     return Row(cells, note if is_completed else shortened(entry.error, MAX_ERROR_CHARS), number)
+
+
+def _cost(entry: Entry) -> str:
+    """Return what a debate cost; short, because rows are: `>= $0.04` if the price of a call is not known."""
+    at_least = ">= " if entry.unpriced_calls and entry.cost_usd is not None else ""
+    return at_least + dollars_or_unknown(entry.cost_usd)
 
 
 def _verdict(entry: Entry) -> str:

@@ -199,7 +199,7 @@ async def test_a_live_group_is_read_as_often_as_its_size_allows(harness, session
 async def test_a_group_that_was_made_again_has_its_own_results(harness, session):
     """After its deletion a group of the same name shows nothing of it, however long earlier results rest."""
     queue, shared = harness.queue, ResultsOfGroups()
-    await experiments.fill(queue, session, "g", 1, {"one": TWO["one"]})
+    await experiments.fill_arms(queue, session, "g", 1, {"one": TWO["one"]})
     first, _ = await shared.of(queue, await queue.tracker.get_group("g"))
     first.seconds = 60.0
     await queue.purge_many(["g-one-1"])
