@@ -10,6 +10,8 @@ from aragora_q.experiments.evaluation import evaluate
 from aragora_q.experiments.rows import Cast, Change, Row
 from aragora_q.formats import points
 
+pytest.importorskip("scipy", reason="the extra eval is not installed, as in make test-pythons")
+
 
 def row(arm, number, is_right, **fields):
     """A row of a completed debate about a question with a known answer."""

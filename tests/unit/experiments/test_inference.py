@@ -7,7 +7,7 @@ import pytest
 from aragora_q.errors import ConfigError
 from aragora_q.experiments import inference
 
-np = pytest.importorskip("numpy")
+np = pytest.importorskip("numpy", reason="the extra eval is not installed, as in make test-pythons")
 stats = pytest.importorskip("scipy.stats")
 
 
