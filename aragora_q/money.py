@@ -10,8 +10,9 @@ MICROS = 1_000_000
 USD_DIGITS = 9
 """Decimals of US dollars in results and quotes: one token may cost 1e-8."""
 
-_DIGITS = 3
-"""Decimals of a micro-dollar that count; what follows them is the error of a float."""
+_ERROR_MICROS = 0.0005
+_ERROR_SHARE = 1e-15
+"""What an amount may differ from a whole number of micro-dollars by the error of a float; the larger counts."""
 
 LITTLE_SHARE = 0.1
 """Part of a budget that is little: while no more is used, it takes a job whatever that is expected to cost.
@@ -30,9 +31,16 @@ SPENT_DAYS = 7
 
 def cost_micros(usd: float) -> int:
     """Return what something costs, in micro-dollars, rounded up."""
-    return math.ceil(round(usd * MICROS, _DIGITS))
+    return math.ceil(_micros(usd))
 
 
 def limit_micros(usd: float) -> int:
     """Return what something may cost, in micro-dollars, rounded down."""
-    return math.floor(round(usd * MICROS, _DIGITS))
+    return math.floor(_micros(usd))
+
+
+def _micros(usd: float) -> float:
+    micros = usd * MICROS
+    whole = round(micros)
+    is_whole = math.isclose(micros, whole, rel_tol=_ERROR_SHARE, abs_tol=_ERROR_MICROS)
+    return whole if is_whole else micros
