@@ -1,4 +1,7 @@
-"""The options that say how debates are held, as fields of a debate. Used by `enqueue`, `sweep` and `eval`."""
+"""The options that say how debates are held, as fields of a debate, and those of an experiment.
+
+Used by `enqueue`, `sweep` and `eval`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,24 @@ import typer
 
 from aragora_q.cli import options
 from aragora_q.cli.options import Agents
+
+ExperimentGroup = Annotated[
+    str, typer.Option("--group", metavar="G", help="Group of the debates.", show_default=False)
+]
+ArmsFile = Annotated[
+    str | None,
+    typer.Option("--arms", metavar="FILE", help="TOML with [defaults] and [arms.NAME]."),
+]
+MoreArms = Annotated[
+    list[str] | None,
+    typer.Option("--arm", metavar="'NAME field=value …'", help="One more arm; repeatable."),
+]
+MaxQuoteOfAll = Annotated[
+    float | None,
+    typer.Option("--max-quote", metavar="USD", help="Refuse if all is expected to cost more."),
+]
+Rerun = Annotated[bool, typer.Option("--rerun", help="Buy debates again that were deleted.")]
+QuoteOnly = Annotated[bool, typer.Option("--dry-run", help="Only check, and show the quote.")]
 
 FIELDS = "fields"
 """The parameter of a command that receives the fields."""

@@ -222,7 +222,7 @@ def enqueue(
 
 
 async def _fork(settings: QueueConfig, fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a debate with those of another one, `from`; a question that is None is no change."""
+    """Return the fields of a debate with those of another one, `from`; a `question` of None keeps its."""
     from aragora_q.intake.forks import with_source
 
     if fields["question"] is None:

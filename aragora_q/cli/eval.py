@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aragora_q.cli import options, output, reports
-from aragora_q.cli.debates import with_debate_fields
+from aragora_q.cli.debates import (
+    ArmsFile,
+    ExperimentGroup,
+    MaxQuoteOfAll,
+    MoreArms,
+    QuoteOnly,
+    Rerun,
+    with_debate_fields,
+)
 from aragora_q.cli.options import CODES, AsJson, LoadConfig, Timeout, Yes, with_config
 
 if TYPE_CHECKING:
@@ -49,31 +57,16 @@ def eval_(
             help="File of questions with expected: *.csv, or JSON lines; - is stdin.",
         ),
     ] = None,
-    group: Annotated[
-        str, typer.Option("--group", metavar="G", help="Group of the debates.", show_default=False)
-    ],
+    group: ExperimentGroup,
     builtin: Annotated[
         bool, typer.Option("--builtin", help="Ask the 50 questions that ship with aragora-q.")
     ] = False,
-    arms: Annotated[
-        str | None,
-        typer.Option("--arms", metavar="FILE", help="TOML with [defaults] and [arms.NAME]."),
-    ] = None,
-    arm: Annotated[
-        list[str] | None,
-        typer.Option("--arm", metavar="'NAME field=value …'", help="One more arm; repeatable."),
-    ] = None,
+    arms: ArmsFile = None,
+    arm: MoreArms = None,
     fields: dict[str, Any],
-    max_quote: Annotated[
-        float | None,
-        typer.Option("--max-quote", metavar="USD", help="Refuse if all is expected to cost more."),
-    ] = None,
-    rerun: Annotated[
-        bool, typer.Option("--rerun", help="Buy debates again that were deleted.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only check, and show the quote.")
-    ] = False,
+    max_quote: MaxQuoteOfAll = None,
+    rerun: Rerun = False,
+    dry_run: QuoteOnly = False,
     yes: Yes = False,
     timeout: Timeout = None,
     form: reports.ReportFormat = reports.Format.TEXT,

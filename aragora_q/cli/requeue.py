@@ -73,7 +73,7 @@ async def requeue(
     selection = Selection(
         "requeue", ENDED, ids, given, dry_run=dry_run, yes=yes, as_json=as_json, quiet=quiet
     )
-    if from_phase is not None:  # blank is no phase: a script's variable may be unset
+    if from_phase is not None:  # a blank phase is refused: it may be an unset variable
         check_phase(from_phase)
     by, refused = options.operator(), 0
 

@@ -7,7 +7,15 @@ from typing import Annotated, Any
 import typer
 
 from aragora_q.cli import options
-from aragora_q.cli.debates import with_debate_fields
+from aragora_q.cli.debates import (
+    ArmsFile,
+    ExperimentGroup,
+    MaxQuoteOfAll,
+    MoreArms,
+    QuoteOnly,
+    Rerun,
+    with_debate_fields,
+)
 from aragora_q.cli.options import CODES, AsJson, LoadConfig, Quiet, Yes, with_config
 
 EPILOG = f"""\b
@@ -38,17 +46,9 @@ def sweep(
             help="File of questions: *.csv, or JSON lines; - is stdin.",
         ),
     ],
-    group: Annotated[
-        str, typer.Option("--group", metavar="G", help="Group of the debates.", show_default=False)
-    ],
-    arms: Annotated[
-        str | None,
-        typer.Option("--arms", metavar="FILE", help="TOML with [defaults] and [arms.NAME]."),
-    ] = None,
-    arm: Annotated[
-        list[str] | None,
-        typer.Option("--arm", metavar="'NAME field=value …'", help="One more arm; repeatable."),
-    ] = None,
+    group: ExperimentGroup,
+    arms: ArmsFile = None,
+    arm: MoreArms = None,
     fields: dict[str, Any],
     tenant: Annotated[
         str | None, typer.Option("--tenant", metavar="T", help="For whom the debates run.")
@@ -73,16 +73,9 @@ def sweep(
             "--approve-above", metavar="USD", help="Hold debates that can cost more each."
         ),
     ] = None,
-    max_quote: Annotated[
-        float | None,
-        typer.Option("--max-quote", metavar="USD", help="Refuse if all is expected to cost more."),
-    ] = None,
-    rerun: Annotated[
-        bool, typer.Option("--rerun", help="Buy debates again that were deleted.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only check, and show the quote.")
-    ] = False,
+    max_quote: MaxQuoteOfAll = None,
+    rerun: Rerun = False,
+    dry_run: QuoteOnly = False,
     yes: Yes = False,
     as_json: AsJson = False,
     quiet: Quiet = False,

@@ -48,8 +48,8 @@ def mean_interval(outcomes: Mapping[int, int], least: int, most: int) -> Interva
 
     The percentile interval of the bootstrap (Efron 1979; Efron and Tibshirani 1993, chapter 13): the 2.5th
     and the 97.5th percentile of the mean of n outcomes that are drawn from the n with replacement. Their sum
-    takes few values, so its distribution is computed, as the n-th power of its generating function, instead
-    of drawn: there is no seed, and no error of resampling.
+    takes few values, so its distribution is computed, as the n-th power of its generating function, not
+    sampled. So it needs no seed and has no sampling error.
 
     If all n outcomes are equal, at most a share u of others is plausible, 1 - u being the exact lower limit
     of Clopper and Pearson (1934) for n of n; they may be anything from `least` to `most`.

@@ -63,7 +63,7 @@ def read_json_lines(batches: Iterable[Sequence[Item]]) -> list[Question]:
     """Return the questions of JSON lines, as `intake` splits them.
 
     Raises:
-        InvalidPayload: lines are refused; it has the number of each. Or there is no question.
+        InvalidPayload: lines are refused (the message names each), or the file has no questions.
     """
     collector = _Collector()
     for items in batches:

@@ -86,7 +86,7 @@ class Row:
     is_consensus: bool | None = None
     """None if there was no vote."""
     agreement: float | None = None
-    """The share of the seats behind the verdict; None if there is no verdict, or was no vote."""
+    """The share of the seats behind the verdict; None without a verdict or a vote."""
     dissent: Sequence[str] = ()
     """Verdicts other than the one that won, which seats hold or voted for."""
     rounds: int = 0
@@ -113,7 +113,7 @@ class Row:
 
     @property
     def is_debate(self) -> bool:
-        """False for a job that is no debate, or is corrupted: nothing of it can be counted."""
+        """True for a debate; False for any other job, and for a corrupted one, which cannot be counted."""
         return bool(self.question)
 
     @property

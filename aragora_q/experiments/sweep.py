@@ -172,7 +172,7 @@ class Found(NamedTuple):
     """What there is of some debates of an experiment, in their order."""
 
     statuses: Sequence[str | None]
-    """None: there is no such job."""
+    """None: the job does not exist."""
     recorded: Mapping[str, Mapping[str, Any]]
     """By id, the agents as recorded of each debate that was ever enqueued."""
 

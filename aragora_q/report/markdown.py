@@ -180,7 +180,7 @@ def _escaped(text: str) -> str:
 
 
 def _begun(text: str) -> str:
-    """Return escaped `text` so that it may begin a line, and is no list."""
+    """Return escaped `text` so that it does not become a list at the start of a line."""
     # As entities, because a backslash before a digit would be shown.
     return LINE_START.sub(lambda found: "".join(f"&#{ord(char)};" for char in found[0]), text)
 

@@ -38,25 +38,27 @@ Line = list[tuple[str, str]]
 
 def render(report: Report, width: int = 78, *, has_colors: bool = False) -> str:
     """Return a report as lines of at most `width` columns, with ANSI styles if `has_colors`."""
-    return _text(_report(report, width), has_colors)
+    return _text(_report(report, width), has_colors=has_colors)
 
 
 def front(found: Front, width: int, *, has_colors: bool = False) -> str:
     """Return what stands before the chapters of a document. Its overview is the contents, too."""
-    return _text(_report(Report(found.title, found.intro, [found.overview]), width), has_colors)
+    return _text(
+        _report(Report(found.title, found.intro, [found.overview]), width), has_colors=has_colors
+    )
 
 
 def chapter(report: Report, width: int, *, has_colors: bool = False) -> str:
     """Return a chapter of a document; it follows the front, or another chapter."""
     rule: Line = [("═" * width, DIM)]
-    return _text(itertools.chain([[], [], rule, []], _report(report, width)), has_colors)
+    return _text(itertools.chain([[], [], rule, []], _report(report, width)), has_colors=has_colors)
 
 
-def _text(lines: Iterable[Line], has_colors: bool) -> str:  # noqa: FBT001 - private
-    return "".join(f"{_styled(line, has_colors)}\n" for line in lines)
+def _text(lines: Iterable[Line], *, has_colors: bool) -> str:
+    return "".join(f"{_styled(line, has_colors=has_colors)}\n" for line in lines)
 
 
-def _styled(line: Line, has_colors: bool) -> str:  # noqa: FBT001 - private
+def _styled(line: Line, *, has_colors: bool) -> str:
     while line and not line[-1][0].strip():
         line = line[:-1]
     if line:

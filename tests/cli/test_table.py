@@ -168,7 +168,7 @@ def test_a_group_that_is_running(run_cli, fill, on_queue):
 
 
 def test_other_jobs_and_corrupted_ones(run_cli, fill, redis_client):
-    """A job that is no debate has a row; so has one whose data is corrupted, and the exit code is 65."""
+    """A job that is not a debate has a row; so has one whose data is corrupted, and the exit code is 65."""
     fill(
         (experiments.job("vote", 1), "Mars"),
         (experiments.job("vote", 2), "Mars"),

@@ -196,7 +196,7 @@ async def test_a_phase_that_was_not_reached(harness, run_source, phase):
 
 
 async def test_requeue_from_is_for_ended_jobs_and_known_phases(harness, run_source):
-    """Running and completed jobs are not changed; what is no phase is refused before anything is sent."""
+    """Running and completed jobs are not changed; an unknown phase is refused before anything is sent."""
     session, job = await run_source(None, REACHED)
     assert await harness.queue.requeue(["source", "x"], from_phase="vote") == [
         "processing",

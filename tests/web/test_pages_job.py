@@ -189,7 +189,7 @@ async def test_corrupted_data_is_named(harness, session, operator):
 
 
 async def test_a_failed_debate_is_requeued_from_a_phase(harness, session, operator):
-    """The page offers the phases that the debate reached; what is no phase changes nothing."""
+    """The page offers the phases that the debate reached; an unknown phase changes nothing."""
     job_id = await shown_jobs.add_debate(harness.queue, session, "failed", "d1")
     page = await operator.get(f"/jobs/{job_id}")
     assert re.findall(r'<option value="([a-z0-9.]*)"', page.text) == [

@@ -122,7 +122,7 @@ def test_chosen_arms():
 
 
 def test_jobs_that_are_not_counted():
-    """A job that is no debate is in no arm; debates without an experiment are in one without a name."""
+    """A job that is not a debate is in no arm; debates without an experiment are in one without a name."""
     plain = experiments.job("x", 1)
     plain.payload.pop("metadata")
     found = compare([row_of(plain), row_of(Job({"n": 1}, id="x"))]).to_dict()

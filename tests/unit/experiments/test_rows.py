@@ -175,7 +175,7 @@ def test_samples_are_debates():
 
 
 def test_notes():
-    """What a sweep notes is read back; anything else in its place is no note."""
+    """What a sweep notes is read back; anything else in its place is ignored."""
     note = Note("debate", 3, ("a", 1), 2)
     assert note_of({"metadata": {"experiment": note.to_dict()}}) == note
     assert note_of({"metadata": {"experiment": {"arm": "x", "number": True}}}) is None
