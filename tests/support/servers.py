@@ -5,7 +5,9 @@ combines servers into deployments.
 """
 
 import importlib.util
+import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -43,25 +45,25 @@ def silent_address():
             filler.close()
 
 
-HALF = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
-"""The half of all ports that this process gives out: of two that share a run, none takes the other's."""
+PARITY = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
+"""Even or odd ports are this process's: of two that share a run, none takes the other's."""
+_LONE_PORTS, _BUS_PORTS = range(27_000, 32_768, 2), range(10_000, 17_000, 2)
+"""Ports below those that Linux gives to outgoing connections (from 32768, `ip_local_port_range`), which
+may take any other port between this check and a server's start."""
+_lone_ports, _bus_ports = (
+    itertools.islice(itertools.cycle(ports), random.SystemRandom().randrange(len(ports)), None)
+    for ports in (_LONE_PORTS, _BUS_PORTS)
+)
 
 
 def free_port(*, with_bus=False):
     """A free loopback port; with `with_bus`, port + 10000 (a cluster node's bus) is free, too."""
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        if port // 2 % 2 != HALF:  # the kernel prefers odd ports
-            continue
-        if not with_bus:
-            return port
-        port = 20_000 + port % 20_000
+        port = PARITY + next(_bus_ports if with_bus else _lone_ports)
         try:
-            with socket.socket() as first, socket.socket() as second:
-                first.bind(("127.0.0.1", port))
-                second.bind(("127.0.0.1", port + 10_000))
+            for needed in (port, port + 10_000) if with_bus else (port,):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", needed))
         except OSError:
             continue
         return port

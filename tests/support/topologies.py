@@ -39,6 +39,17 @@ class Topology:
         """Commands that the queue's user was denied since the last flush."""
         return []
 
+    def _start(self, started):
+        """Start servers and wait for them; stop everything if one does not serve."""
+        try:
+            for server in started:
+                server.start(wait=False)
+            for server in started:
+                server.wait()
+        except servers.Unavailable:
+            self.stop()
+            raise
+
     def _until(self, condition, what):
         """Wait; stop everything if the condition does not become true."""
         try:
@@ -55,7 +66,7 @@ class Single(Topology):
         self.server = servers.Server(binary(), "--enable-debug-command", "yes")
         self.url = self.server.url
         self._place()
-        self.server.start()
+        self._start([self.server])
 
     def _place(self):
         """Set the listening address and the settings; called before the start."""
@@ -172,12 +183,11 @@ class Sentinels(Topology):
         replicaof = ["--replicaof", "127.0.0.1", str(first.port)]
         self.servers = [first, *(self._server(*common, *replicaof) for _ in range(2))]
         self.sentinels = []
-        for server in self.servers:
-            server.start()
+        self._start(self.servers)
         # Start replicas before the Sentinels, which look for new ones every 10 s only.
         self._until(self._replicas_are_up, "the replicas")
-        for _ in range(3):
-            self.sentinels.append(self._sentinel(first.port, down_ms).start())
+        self.sentinels += (self._sentinel(first.port, down_ms) for _ in range(3))
+        self._start(self.sentinels)
         self._wait_until_ready()
         hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
         self.url = f"{'rediss' if certificates else 'redis'}+sentinel://{hosts}/{self.service}"
@@ -261,10 +271,7 @@ class Cluster(Topology):
             for node in self.nodes:
                 _speak_tls(node, certificates)
                 node._command += ["--tls-cluster", "yes"]
-        for node in self.nodes:
-            node.start(wait=False)
-        for node in self.nodes:
-            node.wait()
+        self._start(self.nodes)
         self._join()
         dead = servers.free_port()
         hosts = ",".join(f"127.0.0.1:{port}" for port in (dead, *(n.port for n in self.nodes[:3])))
