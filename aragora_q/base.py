@@ -121,7 +121,7 @@ def new_job_id() -> str:
 
 @dataclass(slots=True)
 class Job:
-    """One unit of work. A client sets the first eight fields; the queue sets the others.
+    """One unit of work. A client sets the first nine fields; the queue sets the others.
 
     Times are Unix seconds of the server's clock.
 
@@ -148,6 +148,8 @@ class Job:
     """For whom the job runs: 1 to 48 letters, digits and `._@=+-:/`."""
     tags: Mapping[str, str] = field(default_factory=dict)
     """At most eight values by name. A name has up to 24 letters, digits and `._-`; a value is as `tenant`."""
+    notify: tuple[str, ...] = ()
+    """At most four webhooks that are told of its end."""
 
     status: JobStatus = JobStatus.PENDING
     attempts: int = 0

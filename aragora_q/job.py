@@ -23,7 +23,7 @@ from aragora_q.base import (
     new_job_id,
 )
 from aragora_q.errors import InvalidPayload, did_you_mean
-from aragora_q.labels import check_labels
+from aragora_q.labels import check_labels, check_notify
 
 CONSENSUS_MODES = (
     "majority", "supermajority", "unanimous", "weighted", "judge", "synthesis", "any", "none",
@@ -512,6 +512,8 @@ def check_job(job: Job) -> None:
         )
     _check_range("priority", job.priority, PRIORITY_RANGE)
     check_labels(job.group, job.tenant, job.tags)
+    if job.notify:
+        check_notify(job.notify)
     if job.max_attempts is not None:
         _check_range("max_attempts", job.max_attempts, MAX_ATTEMPTS_RANGE)
     if not _is_number(job.delay_seconds) or not 0 <= job.delay_seconds <= MAX_DELAY_SECONDS:

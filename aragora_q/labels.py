@@ -1,8 +1,8 @@
-"""The labels of jobs: group, tenant and tags, as one text; and filters over jobs.
+"""The labels of jobs: group, tenant, tags, and whom to notify, as one text; and filters over jobs.
 
-A label is `group:<name>`, `tenant:<name>` or `tag:<name>=<value>`. Redis keeps a job's labels as one text,
-separated by spaces, the group first. Used by the queue, the status tracker and the command line. Must not
-know Redis.
+A label is `group:<name>`, `tenant:<name>`, `tag:<name>=<value>` or `notify:<webhook>`. Redis keeps a job's
+labels as one text, separated by spaces, the group first. Used by the queue, the status tracker and the command
+line. Must not know Redis.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ MAX_TAGS = 8
 MAX_NAME_CHARS = 48
 MAX_TAG_NAME_CHARS = 24
 MAX_SECONDS = 1e12
+MAX_NOTIFY = 4
+"""Maximum number of webhooks that a job names."""
 
 _RULES = {
     "group": (
@@ -36,6 +38,10 @@ _RULES = {
     ),
 }
 _RULES["value"] = _RULES["tenant"]
+_RULES["webhook"] = (
+    re.compile(rf"[A-Za-z0-9][A-Za-z0-9._@-]{{0,{MAX_NAME_CHARS - 1}}}"),
+    f"1 to {MAX_NAME_CHARS} letters, digits and ._@-",
+)
 
 
 @dataclass(frozen=True)
@@ -84,11 +90,12 @@ class JobFilter:
 
 def encode_labels(job: Job) -> str:
     """Return the labels of a job as Redis keeps them; empty if it has none."""
-    return " ".join(_labels(job.group, job.tenant, job.tags))
+    labels = (*_labels(job.group, job.tenant, job.tags), *(f"notify:{name}" for name in job.notify))
+    return " ".join(labels)
 
 
 def decode_labels(raw: bytes | None) -> dict[str, Any]:
-    """Return `group`, `tenant` and `tags` of labels as Redis keeps them; without None and empty ones."""
+    """Return `group`, `tenant`, `tags` and `notify` of labels as Redis keeps them, without empty ones."""
     fields: dict[str, Any] = {}
     if not raw:
         return fields
@@ -97,6 +104,8 @@ def decode_labels(raw: bytes | None) -> dict[str, Any]:
         if kind == "tag":
             tag, _, value = name.partition("=")
             fields.setdefault("tags", {})[tag] = value
+        elif kind == "notify":
+            fields["notify"] = (*fields.get("notify", ()), name)
         elif kind in ("group", "tenant"):
             fields[kind] = name
     return fields
@@ -117,6 +126,16 @@ def check_labels(group: Any, tenant: Any, tags: Any) -> None:
     for name, value in tags.items():
         _check("tag name", name)
         _check("value", value, f" of tag {name}")
+
+
+def check_notify(notify: Any) -> None:
+    """Raise InvalidPayload if the webhooks that a job names break a rule; whether they exist is not checked."""
+    if isinstance(notify, str) or not isinstance(notify, Sequence):
+        raise InvalidPayload(f'notify must be a list such as ["ops"], got {notify!r:.100}')
+    if len(notify) > MAX_NOTIFY or len(set(map(str, notify))) < len(notify):
+        raise InvalidPayload(f"notify must be at most {MAX_NOTIFY} different webhooks")
+    for name in notify:
+        _check("webhook", name)
 
 
 def _check(kind: str, name: Any, of: str = "") -> None:

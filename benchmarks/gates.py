@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from aragora_q.base import Job
 from aragora_q.bench import Result, Testbed
-from aragora_q.config.settings import BudgetConfig, ProviderConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.tables import BudgetConfig, ProviderConfig
 from aragora_q.context import Call, Settlement
 from aragora_q.contracts import Granted
 from aragora_q.gates.client import RedisGates

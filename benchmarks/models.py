@@ -19,7 +19,7 @@ import httpx2
 import uvloop
 
 from aragora_q.bench import Result
-from aragora_q.config.settings import AgentConfig
+from aragora_q.config.tables import AgentConfig
 from aragora_q.executors.debate.llm import ModelAgent
 from aragora_q.executors.debate.requests import Propose, Topic
 

@@ -24,7 +24,8 @@ from dataclasses import dataclass, replace
 
 from aragora_q.base import Job
 from aragora_q.bench import Testbed, find_server
-from aragora_q.config.settings import ProviderConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.tables import ProviderConfig
 from aragora_q.process import child_environment
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.worker.debate_worker import DebateWorker

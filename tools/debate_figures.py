@@ -15,7 +15,8 @@ from itertools import permutations
 from typing import Any
 
 from aragora_q.base import Job
-from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.tables import AgentConfig
 from aragora_q.context import DetachedAttempt
 from aragora_q.errors import PermanentError
 from aragora_q.executors.debate.consensus import stable_hash

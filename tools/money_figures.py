@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.tables import AgentConfig
 from aragora_q.executors.debate.prices import Price, price_list, price_of
 from aragora_q.executors.debate.prompts import prompt_for
 from aragora_q.executors.debate.quote import highest, terms_of

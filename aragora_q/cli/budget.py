@@ -16,7 +16,7 @@ from aragora_q.formats import dollars
 from aragora_q.views import budget_json
 
 if TYPE_CHECKING:
-    from aragora_q.config.settings import BudgetConfig
+    from aragora_q.config.tables import BudgetConfig
     from aragora_q.gates.book import Book, Budget, ScopeSpending
     from aragora_q.streams.queue import RedisStreamsQueue
 
@@ -223,11 +223,11 @@ def _check(name: str, given: dict[str, Any]) -> BudgetConfig:
     """Return the budget, checked by the rules of the configuration. Raises typer.BadParameter."""
     from pydantic import ValidationError
 
-    from aragora_q.config.settings import BudgetConfig, check_budget_name
+    from aragora_q.config.tables import BudgetConfig, check_name
     from aragora_q.errors import validation_rule
 
     try:
-        check_budget_name(name)
+        check_name(name)
         return BudgetConfig(**given)
     except ValidationError as error:
         fault = error.errors()[0]

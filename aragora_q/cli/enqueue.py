@@ -162,7 +162,8 @@ def enqueue(
     new job. An id that exists changes nothing. With --from, or field `from`, a debate is that one with the
     changes, and takes over its finished calls.
     """
-    from aragora_q.intake import checks, jobs
+    from aragora_q.intake import checks
+    from aragora_q.job_fields import content_id, create_job
 
     thresholds = checks.take_thresholds(
         {checks.APPROVE_ABOVE: approve_above, checks.MAX_QUOTE: max_quote}
@@ -205,11 +206,11 @@ def enqueue(
             as_json=as_json,
             quiet=quiet,
         )
-    new_id = jobs.content_id if id_from_content else lambda *_: new_job_id()
+    new_id = content_id if id_from_content else lambda *_: new_job_id()
     line = {"id": job_id, "question": question}
     if source is not None:
         line = options.run(_fork(settings, {**given, **line, "from": source}))
-    job = jobs.create_job(line, given, new_id)
+    job = create_job(line, given, new_id)
     warning = checks.check_seats(job.payload, settings)
     if warning and not quiet:
         output.info(f"warning: {warning}")

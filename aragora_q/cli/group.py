@@ -164,8 +164,8 @@ def _read_follower(
     """Read the job that follows a group, and check it as `enqueue` does."""
     from aragora_q.cli import bulk
     from aragora_q.intake.checks import create_follower
-    from aragora_q.intake.jobs import default_fields
     from aragora_q.intake.lines import max_line_bytes
+    from aragora_q.job_fields import default_fields
 
     defaults = default_fields(options.default_agents(load, settings))
     with bulk.open_source(source) as stream:

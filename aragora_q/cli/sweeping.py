@@ -48,9 +48,9 @@ from aragora_q.experiments.sweep import (
 from aragora_q.formats import count, dollars_or_unknown
 from aragora_q.intake.bulk import BulkSummary, LineChecker
 from aragora_q.intake.checks import Thresholds
-from aragora_q.intake.jobs import create_job
 from aragora_q.intake.lines import max_line_bytes
 from aragora_q.intake.quoter import PRICE_HINT, Quoted, Quoter, usd_text
+from aragora_q.job_fields import create_job
 from aragora_q.money import cost_micros, limit_micros
 from aragora_q.redis.scripts import batched
 

@@ -13,8 +13,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -22,264 +20,43 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aragora_q.base import GATES, MAX_USD, QUEUE_NAME_PATTERN
+from aragora_q.base import GATES, QUEUE_NAME_PATTERN, Job
 from aragora_q.config.messages import explain
 from aragora_q.config.redis_url import DEFAULT_REDIS_URL, RedisUrl, parse_address
 from aragora_q.config.sources import LayeredSource
-from aragora_q.job import AGENTS_RANGE, MAX_AGENT_CHARS, is_agent
+from aragora_q.config.tables import (
+    SCHEDULE_TAG,
+    AgentConfig,
+    BudgetConfig,
+    PriceConfig,
+    ProviderConfig,
+    ScheduleConfig,
+    WebhookConfig,
+    check_agents,
+    check_name,
+    check_provider,
+    from_text,
+    plain,
+)
+from aragora_q.errors import InvalidPayload
+from aragora_q.job import AGENTS_RANGE, check_job
+from aragora_q.job_fields import create_job, default_fields
+from aragora_q.labels import check_notify
 from aragora_q.retry import RetryPolicy
 
 DAY_MS = 86_400_000
 WEB_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})|[0-9A-Fa-f:.]{2,45}")
-MAX_USD_PER_MILLION = 100_000.0
-MIN_BUDGET_USD = 0.000_001
 MAX_NAMED = 100
-"""Maximum number of budgets, and of providers with limits."""
+"""Maximum number of budgets, of providers with limits, of schedules, and of webhooks."""
 
-SCOPES = ("all", "queue", "tenant", "group", "provider", "agent")
-SCOPE_VALUE = re.compile(r"[!-~]{1,200}")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,47}")
-"""Name of a budget."""
 
-FLEX_SILENCE_SECONDS = 900.0
-"""How long a provider may keep a call of the flex tier waiting before it answers: OpenAI's advice."""
-FLEX_CALL_SECONDS = 1_800.0
-"""How long a call of the flex tier may take, its wait for capacity included."""
+MIN_KEY_CHARS = 32
+"""Shortest key that signs receipts."""
 
 MAX_DATA_BYTES = 64 * 1024 * 1024
 """Upper limit of max_payload_bytes and max_result_bytes; the scripts accept no more."""
-
-
-class TableConfig(BaseModel):
-    """An entry of one of the tables of named values."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _is_plain(cls, value: Any, info: ValidationInfo) -> Any:
-        return _plain(value, cls.model_fields[info.field_name or ""])
-
-
-NOT_ASKED_WITH = {"model", "base_url", "api_key_env", "provider", "fallback"}
-"""Settings of an agent that say who is asked, not how."""
-
-
-class AgentConfig(TableConfig):
-    """An agent of the `[agents]` table: a model, how to reach it, and how to ask it.
-
-    Settings that are None are not sent: the provider's default applies.
-    """
-
-    model: str = Field(
-        min_length=1,
-        description="`provider:model`, as in pydantic-ai. With base_url, the name of the model is enough.",
-    )
-    base_url: str | None = Field(
-        None,
-        description="Address of the server. The prefix of model names the protocol: `openai:` is Responses, "
-        "`openai-chat:` chat completions, `anthropic:` Messages; without a prefix, chat completions.",
-    )
-    api_key_env: str | None = Field(None, description="Variable that holds the API key.")
-    provider: str | None = Field(
-        None,
-        description="Name of the provider whose limits apply. Default: the host of base_url, else the "
-        "prefix of the model.",
-    )
-    effort: Literal["off", "minimal", "low", "medium", "high", "xhigh", "max"] | None = Field(
-        None, description="How much the model thinks."
-    )
-    temperature: float | None = Field(None, ge=0, le=2, description="Randomness of the answers.")
-    seed: int | None = Field(None, description="Seed, for providers that take one.")
-    service_tier: Literal["auto", "default", "flex", "priority"] | None = Field(
-        None,
-        description="Service tier of the provider, also for jobs that name another one. Default: that of the "
-        "job, if the provider has it.",
-    )
-    structured: Literal["auto", "native", "tool", "prompted"] = Field(
-        "auto",
-        description="How the form of replies is enforced: JSON schema, tool call, or words. `auto`: the "
-        "first of these that the model supports.",
-    )
-    stream: bool = Field(
-        True, description="Receive replies as a stream, where the provider has one."
-    )
-    store: bool = Field(False, description="Let OpenAI store the replies.")
-    timeout_seconds: float = Field(
-        120.0,
-        gt=0,
-        le=3600,
-        description="Maximum silence during a call; without stream, maximum duration of a call. Default in "
-        "the flex tier: 900.",
-    )
-    call_timeout_seconds: float = Field(
-        900.0,
-        gt=0,
-        le=86_400,
-        description="Maximum duration of a call. Default in the flex tier: 1,800.",
-    )
-    max_tokens: int = Field(
-        8_000, ge=1, description="Maximum output of a call, including thinking, in tokens."
-    )
-    fallback: tuple[str, ...] = Field(
-        (),
-        description="Agents that are asked instead, in this order, while the provider takes no calls or the "
-        "account's credit is used up; as text, separated by commas.",
-    )
-
-    @field_validator("fallback", mode="before")
-    @classmethod
-    def _are_names(cls, value: Any) -> Any:
-        return _from_text(value)
-
-    @field_validator("fallback")
-    @classmethod
-    def _are_agents(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(value) > AGENTS_RANGE[1] or len(set(value)) < len(value):
-            raise ValueError(f"must be at most {AGENTS_RANGE[1]} different agents")
-        return _check_agents(value)
-
-    @property
-    def silence_seconds(self) -> float:
-        """`timeout_seconds`, or what the flex tier needs if that is not set."""
-        return self._time("timeout_seconds", FLEX_SILENCE_SECONDS)
-
-    @property
-    def call_seconds(self) -> float:
-        """`call_timeout_seconds`, or what the flex tier needs if that is not set."""
-        return self._time("call_timeout_seconds", FLEX_CALL_SECONDS)
-
-    def _time(self, name: str, in_flex: float) -> float:
-        is_set = self.service_tier != "flex" or name in self.model_fields_set
-        seconds: float = getattr(self, name)
-        return seconds if is_set else in_flex
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_address(cls, value: str | None) -> str | None:
-        if value is not None and not re.match(r"https?://[^/\s]", value):
-            raise ValueError("must begin with http:// or https://")
-        if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
-            raise ValueError(
-                "must not contain user or password: set api_key_env to the name of a variable"
-            )
-        return value
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _is_variable(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-            raise ValueError("must be the name of a variable, not the key itself")
-        return value
-
-    @field_validator("provider")
-    @classmethod
-    def _is_provider(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,39}", value):
-            raise ValueError(
-                "must be 1 to 40 of a-z, 0-9, '.', '_' or '-', and begin with a letter or digit"
-            )
-        return value
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_model_string(cls, value: Any) -> Any:
-        return {"model": value} if isinstance(value, str) else value
-
-
-class PriceConfig(TableConfig):
-    """What a model costs, in the `[prices]` table, in US dollars per million tokens."""
-
-    model_config = ConfigDict(strict=True)
-
-    input_usd_per_million: float = Field(
-        ge=0, le=MAX_USD_PER_MILLION, description="Price of input, in USD per million tokens."
-    )
-    output_usd_per_million: float = Field(
-        ge=0,
-        le=MAX_USD_PER_MILLION,
-        description="Price of output, thinking included, in USD per million tokens.",
-    )
-    cached_input_usd_per_million: float | None = Field(
-        None,
-        ge=0,
-        le=MAX_USD_PER_MILLION,
-        description="Price of input from the provider's cache. Default: that of other input.",
-    )
-    cache_write_usd_per_million: float | None = Field(
-        None,
-        ge=0,
-        le=MAX_USD_PER_MILLION,
-        description="Price of input that enters the provider's cache, as Anthropic and OpenAI charge it. "
-        "Default: that of other input.",
-    )
-
-
-class BudgetConfig(TableConfig):
-    """A budget of the `[budgets]` table: what all calls in its scope may cost in a window of time."""
-
-    limit_usd: float = Field(
-        ge=MIN_BUDGET_USD, le=MAX_USD, description="Limit of each window, in US dollars."
-    )
-    window: Literal["hour", "day", "month", "total"] = Field(
-        description="Time after which spending counts from zero again, in UTC; `total`: never."
-    )
-    scope: str = Field(
-        "all",
-        description="Calls that count: `all`, or those of a `queue`, `tenant`, `group`, `provider` or `agent`. "
-        "`tenant:acme`: of this one; `tenant`: each tenant has this budget.",
-    )
-    on_full: Literal["hold", "fail", "warn"] = Field(
-        "hold",
-        description="What becomes of a job whose next call does not fit: it is held until there is room, it "
-        "fails, or it goes on and the metrics show it.",
-    )
-
-    @field_validator("scope")
-    @classmethod
-    def _is_scope(cls, value: str) -> str:
-        kind, colon, name = value.partition(":")
-        if kind not in SCOPES or (colon and (kind == "all" or not SCOPE_VALUE.fullmatch(name))):
-            kinds = ", ".join(SCOPES[1:])
-            raise ValueError(
-                f"must be all, or one of {kinds}, alone or with a value, as in tenant:acme"
-            )
-        return value
-
-
-class ProviderConfig(TableConfig):
-    """Limits of a provider in the `[providers]` table, for each of its accounts. Unset: no limit."""
-
-    max_concurrent: int | None = Field(
-        None, ge=1, le=100_000, description="Maximum number of calls under way, of all workers."
-    )
-    requests_per_minute: float | None = Field(
-        None, gt=0, le=10_000_000, description="Maximum number of calls per minute."
-    )
-    tokens_per_minute: float | None = Field(
-        None, gt=0, le=100_000_000_000, description="Maximum number of tokens per minute."
-    )
-    adaptive: bool = Field(
-        True, description="Send fewer calls at once after a rate limit, and slowly more again."
-    )
-
-
-def check_budget_name(name: str) -> str:
-    """Return `name` if a budget may have it. Raises ValueError."""
-    if not NAME.fullmatch(name):
-        raise ValueError(
-            "a name must be 1 to 48 letters, digits and ._@-, and begin with a letter or digit"
-        )
-    return name
-
-
-def _check_provider(name: str) -> str:
-    if not SCOPE_VALUE.fullmatch(name):
-        raise ValueError("a name must be 1 to 200 ASCII characters without blanks")
-    return name
 
 
 class QueueConfig(BaseSettings):
@@ -428,6 +205,16 @@ class QueueConfig(BaseSettings):
         description="Role of each user, or @group, that these proxies name; `*` is any other user. As text: "
         "ann=operator,@devs=viewer.",
     )
+    receipt_key: SecretStr | None = Field(
+        None,
+        description="Key that signs receipts, at least 32 characters. Prefer a file or a credential. Unset: "
+        "receipts have a digest only.",
+    )
+    default_notify: tuple[str, ...] = Field(
+        (),
+        description="Webhooks that report the end of jobs which name none: at most 4; in the variable "
+        "separated by commas.",
+    )
     default_agents: tuple[str, ...] = Field(
         (),
         description="Agents of debates that name none: at most 16; in the variable separated by commas.",
@@ -441,12 +228,20 @@ class QueueConfig(BaseSettings):
         description="Prices by agent or model; they replace those of the built-in list.",
     )
 
-    budgets: dict[Annotated[str, AfterValidator(check_budget_name)], BudgetConfig] = Field(
+    budgets: dict[Annotated[str, AfterValidator(check_name)], BudgetConfig] = Field(
         default_factory=dict, description="Budgets by name, for the calls of all workers."
     )
-    providers: dict[Annotated[str, AfterValidator(_check_provider)], ProviderConfig] = Field(
+    providers: dict[Annotated[str, AfterValidator(check_provider)], ProviderConfig] = Field(
         default_factory=dict,
         description="Limits by provider, or by account as `aragora-q providers list` shows them.",
+    )
+    schedules: dict[Annotated[str, AfterValidator(check_name)], ScheduleConfig] = Field(
+        default_factory=dict,
+        description="Jobs that are enqueued at given times, by name of the schedule.",
+    )
+    webhooks: dict[Annotated[str, AfterValidator(check_name)], WebhookConfig] = Field(
+        default_factory=dict,
+        description="Targets that are told of ends of jobs and groups, by name.",
     )
 
     def __init__(self, **values: Any) -> None:
@@ -458,19 +253,19 @@ class QueueConfig(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _is_plain(cls, value: Any, info: ValidationInfo) -> Any:
-        return _plain(value, cls.model_fields[info.field_name or ""])
+        return plain(value, cls.model_fields[info.field_name or ""])
 
-    @field_validator("default_agents", "web_hosts", "web_proxies", mode="before")
+    @field_validator("default_agents", "default_notify", "web_hosts", "web_proxies", mode="before")
     @classmethod
     def _are_names(cls, value: Any) -> Any:
-        return _from_text(value)
+        return from_text(value)
 
     @field_validator("web_proxy_roles", mode="before")
     @classmethod
     def _are_roles(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        pairs = [pair.rpartition("=") for pair in _from_text(value)]
+        pairs = [pair.rpartition("=") for pair in from_text(value)]
         if not all(name and equals for name, equals, _ in pairs):
             raise ValueError("must be NAME=ROLE, separated by commas")
         return {name.strip(): role.strip() for name, _, role in pairs}
@@ -521,7 +316,7 @@ class QueueConfig(BaseSettings):
     def _is_debate(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(value) > AGENTS_RANGE[1]:
             raise ValueError(f"must be at most {AGENTS_RANGE[1]} agents")
-        return _check_agents(value)
+        return check_agents(value)
 
     @field_validator("redis_url")
     @classmethod
@@ -552,12 +347,55 @@ class QueueConfig(BaseSettings):
             raise ValueError(f"must not be {GATES}: keys of budgets and providers have this name")
         return value
 
-    @field_validator("budgets", "providers")
+    @field_validator("budgets", "providers", "schedules", "webhooks")
     @classmethod
     def _are_few(cls, value: dict[str, Any]) -> dict[str, Any]:
         if len(value) > MAX_NAMED:
             raise ValueError(f"must be at most {MAX_NAMED}, got {len(value)}")
         return value
+
+    @field_validator("receipt_key")
+    @classmethod
+    def _is_long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < MIN_KEY_CHARS:
+            raise ValueError(f"must have at least {MIN_KEY_CHARS} characters")
+        return value
+
+    @model_validator(mode="after")
+    def _default_notify_is_known(self) -> QueueConfig:
+        self._check_notify("default_notify", self.default_notify)
+        return self
+
+    @model_validator(mode="after")
+    def _schedules_have_jobs(self) -> QueueConfig:
+        for name in self.schedules:
+            try:
+                job = self.scheduled_job(name, "1")
+            except InvalidPayload as error:
+                raise ValueError(f"schedules: {name}: {error}") from None
+            self._check_notify(f"schedules: {name}: notify", job.notify)
+        return self
+
+    def _check_notify(self, where: str, names: tuple[str, ...]) -> None:
+        try:
+            check_notify(names)
+        except InvalidPayload as error:
+            raise ValueError(f"{where}: {error}") from None
+        if unknown := [name for name in names if name not in self.webhooks]:
+            raise ValueError(f"{where}: {unknown[0]} is not in webhooks")
+
+    def scheduled_job(self, name: str, suffix: str) -> Job:
+        """Return the job of a schedule, with the id `<name>@<suffix>` and the tag `schedule=<name>`.
+
+        Raises:
+            InvalidPayload: the job breaks a rule.
+        """
+        defaults = default_fields(self.default_agents) | {"tags": {SCHEDULE_TAG: name}}
+        if self.default_notify:
+            defaults["notify"] = self.default_notify
+        job = create_job(dict(self.schedules[name].job), defaults, lambda *_: f"{name}@{suffix}")
+        check_job(job)
+        return job
 
     @model_validator(mode="after")
     def _key_has_certificate(self) -> QueueConfig:
@@ -597,36 +435,6 @@ class QueueConfig(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Replace the sources of pydantic-settings, except arguments, with one that tracks origins."""
         return (init_settings, LayeredSource(settings_cls))
-
-
-def _plain(value: Any, field: FieldInfo) -> Any:
-    """Return the value of a setting if its kind may be right. Raises ValueError."""
-    _check_text(value)
-    if isinstance(value, bool) and field.annotation is not bool:  # to Python, true is the number 1
-        raise ValueError("must not be true or false")
-    return value
-
-
-def _from_text(value: Any) -> Any:
-    """Return names that are separated by commas as a list; anything else as it is."""
-    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
-
-
-def _check_agents(names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        _check_text(name)
-        if not is_agent(name):
-            raise ValueError(f"must be names of 1 to {MAX_AGENT_CHARS} characters")
-    return names
-
-
-def _check_text(value: Any) -> None:
-    """Raise ValueError for text that files, Redis and the operating system do not take."""
-    if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-            raise ValueError("must be UTF-8")
-        if "\0" in value:
-            raise ValueError("must not contain a null character")
 
 
 _process_wide: QueueConfig | None = None

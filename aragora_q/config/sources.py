@@ -33,7 +33,7 @@ KUBERNETES = re.compile(r"_SERVICE_|_PORT$|_PORT_")
 KUBERNETES_ADDRESSES = ("tcp://", "udp://", "sctp://")
 """Prefixes of values that Kubernetes sets for names that are also settings, such as METRICS_PORT."""
 
-TABLES = ("agents", "prices", "budgets", "providers")
+TABLES = ("agents", "prices", "budgets", "providers", "schedules", "webhooks")
 """Settings that are tables of named values; each value may come from another source. They have no variable, but
 ARAGORA_AGENT_<NAME>."""
 
@@ -52,7 +52,7 @@ ENVIRONMENT_NAMES = {
 """Settings whose variable is not `ARAGORA_QUEUE_` followed by the name in capitals."""
 
 PASSWORDS = frozenset({"redis_password", "redis_sentinel_password"})
-SECRETS = PASSWORDS | {"web_producer_redis_url", "web_operator_redis_url"}
+SECRETS = PASSWORDS | {"web_producer_redis_url", "web_operator_redis_url", "receipt_key"}
 """Settings that are also read from the file named by `<VARIABLE>_FILE`, and from systemd credentials."""
 
 MAX_SECRET_BYTES = 64 * 1024

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from aragora_q import loose
-from aragora_q.config.settings import BudgetConfig, check_budget_name
+from aragora_q.config.tables import BudgetConfig, check_name
 from aragora_q.errors import BudgetNotFound, InvalidPayload, did_you_mean, validation_rule
 from aragora_q.gates.overrides import Override, read_overrides, write_override
 from aragora_q.gates.policy import budget_rule
@@ -182,7 +182,7 @@ def changed_budget(name: str, before: Budget | None, given: Mapping[str, object]
         InvalidPayload: the name or a field breaks a rule, or a new budget lacks a field.
     """
     try:
-        check_budget_name(name)
+        check_name(name)
         return BudgetConfig.model_validate(
             {**(before.config().model_dump() if before else {}), **given}
         )

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from aragora_q import codec
 from aragora_q.base import MAX_HOLD_BY_BYTES, Job
-from aragora_q.config.settings import BudgetConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.tables import BudgetConfig
 from aragora_q.errors import InvalidPayload
 from aragora_q.formats import dollars
 from aragora_q.money import limit_micros

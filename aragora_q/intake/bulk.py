@@ -18,8 +18,8 @@ from aragora_q.intake.checks import (
     take_thresholds,
 )
 from aragora_q.intake.forks import FROM, with_source
-from aragora_q.intake.jobs import content_id, create_job
 from aragora_q.intake.lines import Item
+from aragora_q.job_fields import content_id, create_job
 
 if TYPE_CHECKING:
     from aragora_q.executors.debate.quote import Approval

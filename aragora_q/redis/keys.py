@@ -17,13 +17,22 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 |                            |        | failed job: its partial result, if it has one                 |
 | `job:<id>:history`         | list   | errors, what operators did: a JSON object each, the last 20 |
 | `job:<id>:journal`         | hash   | progress and checkpoints of the executor                      |
-| `labels`                   | hash   | `group:<g> tenant:<t> tag:<k>=<v> …` of each job with labels, by id |
+| `labels`                   | hash   | `group:<g> tenant:<t> tag:<k>=<v> notify:<w> …` of each job with |
+|                            |        | labels, by id                                                 |
 | `members:<label>`          | zset   | job id by time of enqueue, ms, of the jobs with a label       |
 | `groups`                   | zset   | group name by time of its first job, ms                       |
 | `group:<g>`                | hash   | counts of a group's jobs by status, its seal, its end, its `then` |
 | `group:<g>:then`           | string | payload of the job to enqueue when the group has ended        |
 | `experiment:<g>`           | hash   | by id, which agents each debate of an experiment was enqueued with |
 |                            |        | (a digest), also of deleted ones; `agents:<digest>`: JSON of them |
+| `schedules`                | hash   | `last:<s>`, `next:<s>`: ms of the last time of a schedule that is |
+|                            |        | done with, and of the next; `job:<s>`, `missed:<s>`,          |
+|                            |        | `paused:<s>` (JSON), `error:<s>`                              |
+| `webhooks`                 | hash   | state of each target: `disabled:<w>` (JSON), `failures:<w>` … |
+| `outbox:<w>`               | zset   | delivery id by due time, ms: messages for a webhook that wait |
+| `sent:<w>`                 | zset   | delivery id by end time, ms: the last 1,000 of them           |
+| `delivery:<id>`            | hash   | one message: webhook, what happened, attempts, last answer    |
+| `changes`                  | stream | what operators did: the last 1,000 calls                      |
 | `counters`                 | hash   | lifetime totals by transition and cause, last reap and purge  |
 | `durations`                | hash   | completed jobs by the buckets (`DURATION_BOUNDS`) of their last |
 |                            |        | attempt's time and of the time since their enqueue: `5 12`;    |
@@ -64,6 +73,18 @@ BACKSTOP_MS = 86_400_000
 
 MAX_EVENTS = 500
 """Events kept, approximately."""
+
+MAX_CHANGES = 1_000
+"""Calls of operators kept, approximately."""
+
+MAX_OUTBOX = 10_000
+"""Messages that may wait for one webhook; further ones are dropped and counted."""
+
+MAX_SENT = 1_000
+"""Messages kept of one webhook after they were delivered or given up."""
+
+DELIVERY_DAYS = 7
+"""How long a message is kept."""
 
 MAX_HISTORY = 20
 """History lines kept of a job."""
@@ -124,6 +145,10 @@ LUA_CONSTANTS: dict[str, str | int | float] = {
     "BACKSTOP_MS": BACKSTOP_MS,
     "MAX_EVENTS": str(MAX_EVENTS),  # text, because redis.call would have to format a number
     "MAX_BELL": MAX_BELL,
+    "MAX_CHANGES": str(MAX_CHANGES),
+    "MAX_OUTBOX": MAX_OUTBOX,
+    "MAX_SENT": MAX_SENT,
+    "DELIVERY_MS": DELIVERY_DAYS * 86_400_000,
     "MAX_HISTORY": MAX_HISTORY,
     "MAX_HISTORY_BYTES": MAX_HISTORY_BYTES,
     "MAX_DATA_BYTES": MAX_DATA_BYTES,
@@ -250,6 +275,18 @@ class QueueKeys:
     def groups(self) -> str:
         return f"{self.queue_prefix}groups"
 
+    @cached_property
+    def schedules(self) -> str:
+        return f"{self.queue_prefix}schedules"
+
+    @cached_property
+    def webhooks(self) -> str:
+        return f"{self.queue_prefix}webhooks"
+
+    @cached_property
+    def changes(self) -> str:
+        return f"{self.queue_prefix}changes"
+
     @property
     def types(self) -> dict[str, str]:
         """Redis' type of each key that a queue has once, by key."""
@@ -262,8 +299,10 @@ class QueueKeys:
             self.workers,
             self.groups,
         )
-        hashes = (self.counters, self.durations, self.control, self.labels)
-        streams = (*self.streams, self.events, self.samples_minute, self.samples_hour)
+        hashes = (
+            self.counters, self.durations, self.control, self.labels, self.schedules, self.webhooks,
+        )  # fmt: skip
+        streams = (*self.streams, self.events, self.changes, self.samples_minute, self.samples_hour)
         return {
             **dict.fromkeys(streams, "stream"),
             **dict.fromkeys(sets, "zset"),
@@ -309,6 +348,15 @@ class QueueKeys:
     def members(self, label: str) -> str:
         return f"{self.queue_prefix}members:{label}"
 
+    def outbox(self, webhook: str) -> str:
+        return f"{self.queue_prefix}outbox:{webhook}"
+
+    def sent(self, webhook: str) -> str:
+        return f"{self.queue_prefix}sent:{webhook}"
+
+    def delivery(self, delivery_id: str) -> str:
+        return f"{self.queue_prefix}delivery:{delivery_id}"
+
     def worker(self, worker_id: str) -> str:
         return f"{self.queue_prefix}worker:{worker_id}"
 
@@ -323,7 +371,7 @@ class QueueKeys:
         names = (
             "stream_high", "stream_normal", "stream_low", "delayed", "held", "completed", "failed",
             "cancelled", "counters", "durations", "control", "workers", "events", "bell", "labels", "groups",
-            "samples_minute", "samples_hour",
+            "samples_minute", "samples_hour", "schedules", "webhooks", "changes",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 

@@ -8,7 +8,8 @@ import pytest
 from support import paid_calls
 
 from aragora_q.base import Job, JobStatus
-from aragora_q.config.settings import BudgetConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.tables import BudgetConfig
 from aragora_q.gates.book import Book
 from aragora_q.history import CallHistory, CallKind, CallSums
 from aragora_q.redis.acl import ROLES, rules

@@ -13,7 +13,7 @@ import pytest
 from support.paid_calls import book, ok
 from support.queue_harness import PREFIX
 
-from aragora_q.config.settings import BudgetConfig
+from aragora_q.config.tables import BudgetConfig
 from aragora_q.contracts import Completed, Failed
 from aragora_q.gates import overview
 from aragora_q.gates.book import Book

@@ -31,7 +31,8 @@ from support.processes import env
 from support.scripted_agents import failing, said, saying
 
 from aragora_q.answer_form import AnswerForm
-from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.tables import AgentConfig
 from aragora_q.contracts import Completed
 from aragora_q.errors import (
     AgentUnavailable,

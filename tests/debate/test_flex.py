@@ -9,7 +9,8 @@ from support.workers import LONG_LEASE
 
 from aragora_q import create_debate_job
 from aragora_q.base import MAX_HOLD_BY_BYTES, Job, JobStatus
-from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.tables import AgentConfig
 from aragora_q.context import Settlement
 from aragora_q.contracts import AskedAgent, Closed, Completed, Granted, Retry
 from aragora_q.errors import GateClosed, InvalidPayload

@@ -536,7 +536,8 @@ async def test_people_see_what_each_seat_took(seat_scripted_agents, run_debate):
 @STREAMED
 async def test_odd_token_counts_of_a_broken_reply_are_none(new_stub, stream, usage):
     """Whatever a provider says it took: the fault is the reply's, and its price is unknown."""
-    from aragora_q.config.settings import AgentConfig, QueueConfig
+    from aragora_q.config.settings import QueueConfig
+    from aragora_q.config.tables import AgentConfig
     from aragora_q.executors.debate.llm import ModelAgent
 
     def odd(handler):

@@ -62,7 +62,8 @@ async def test_a_real_model_debates_is_interrupted_and_resumes(smollm2, run_deba
 
 async def test_the_settings_of_a_local_model_are_the_same_in_every_process(smollm2, monkeypatch):
     """Its address is another one each time; a resumed debate must not take it for another model."""
-    from aragora_q.config.settings import AgentConfig, QueueConfig
+    from aragora_q.config.settings import QueueConfig
+    from aragora_q.config.tables import AgentConfig
     from aragora_q.executors.debate.local import agent, server
 
     digests = set()
@@ -81,7 +82,7 @@ async def test_the_settings_of_a_local_model_are_the_same_in_every_process(smoll
 
 async def test_three_protocols_of_a_real_server(smollm2):
     """Chat completions, Responses and Messages of llama.cpp: text, tokens and model, streamed and whole."""
-    from aragora_q.config.settings import AgentConfig
+    from aragora_q.config.tables import AgentConfig
     from aragora_q.executors.debate.llm import ModelAgent
     from aragora_q.executors.debate.local import server
     from aragora_q.executors.debate.requests import Answer, Propose, Topic, Vote

@@ -11,7 +11,8 @@ from support.memory_session import MemorySession
 from support.requests import FORMS, requests_of, topic_of
 from support.scripted_agents import saying
 
-from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.tables import AgentConfig
 from aragora_q.errors import PermanentError
 from aragora_q.executors.debate import protocol, quote
 from aragora_q.executors.debate.agents import agent_price

@@ -6,8 +6,9 @@ from support.requests import requests_of, topic_of
 
 from aragora_q.answer_form import AnswerForm
 from aragora_q.base import MAX_HOLD_BY_BYTES
-from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
 from aragora_q.config.sources import override_file
+from aragora_q.config.tables import AgentConfig
 from aragora_q.errors import ConfigError
 from aragora_q.executors import debate
 from aragora_q.executors.debate import prices

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from support.llm_stub import APIS
 
 from aragora_q.answer_form import AnswerForm
-from aragora_q.config.settings import AgentConfig
+from aragora_q.config.tables import AgentConfig
 from aragora_q.executors.debate.calls import ask
 from aragora_q.executors.debate.requests import (
     PLAIN,

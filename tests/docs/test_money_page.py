@@ -26,7 +26,7 @@ from support.llm_stub import Stub, billing
 from support.paths import ROOT
 from support.servers import Unavailable
 
-from aragora_q.config.settings import AgentConfig
+from aragora_q.config.tables import AgentConfig
 from aragora_q.contracts import HOLD_CLOSED_SECONDS
 from aragora_q.executors.debate.requests import MIN_PREFIX_TOKENS
 from aragora_q.redis.keys import SPEND_DAYS

@@ -13,7 +13,8 @@ from support.gates import Gates, micros, new_call
 from support.wait import wait_until
 
 from aragora_q.base import JobStatus
-from aragora_q.config.settings import BudgetConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.tables import BudgetConfig
 from aragora_q.context import DetachedAttempt, current_attempt
 from aragora_q.contracts import Granted
 from aragora_q.errors import LeaseLost, PermanentError

@@ -8,7 +8,7 @@ import pytest
 
 from aragora_q import held_jobs
 from aragora_q.base import Job
-from aragora_q.config.settings import BudgetConfig
+from aragora_q.config.tables import BudgetConfig
 from aragora_q.context import Call, Settlement
 from aragora_q.contracts import Granted, Held, OverBudget, WaitTurn
 from aragora_q.gates.book import Book

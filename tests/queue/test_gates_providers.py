@@ -6,7 +6,7 @@ import time
 import pytest
 
 from aragora_q.base import Job
-from aragora_q.config.settings import ProviderConfig
+from aragora_q.config.tables import ProviderConfig
 from aragora_q.context import Call, Settlement
 from aragora_q.contracts import AskedAgent, Closed, Granted, Retry, WaitTurn
 from aragora_q.redis.keys import GateKeys

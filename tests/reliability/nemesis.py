@@ -36,7 +36,8 @@ from support.worker_processes import WorkerProcess
 
 from aragora_q import codec
 from aragora_q.base import Job, JobStatus
-from aragora_q.config.settings import BudgetConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.tables import BudgetConfig
 from aragora_q.errors import TRANSIENT_ERRORS, GroupNotFound, GroupSealed, JobNotFound
 from aragora_q.gates.policy import budget_rule
 from aragora_q.money import MICROS

@@ -5,7 +5,7 @@ import json
 from support.queue_harness import QueueHarness
 
 from aragora_q.base import Job
-from aragora_q.config.settings import BudgetConfig
+from aragora_q.config.tables import BudgetConfig
 from aragora_q.context import Call, Settlement
 from aragora_q.gates.policy import budget_rule
 from aragora_q.money import MICROS

@@ -3,7 +3,7 @@
 from support.wait import wait_until
 
 from aragora_q.base import JobStatus
-from aragora_q.config.settings import BudgetConfig
+from aragora_q.config.tables import BudgetConfig
 from aragora_q.context import Call, Settlement, current_attempt
 from aragora_q.gates.book import Book
 from aragora_q.maintenance import reap_pass

@@ -18,7 +18,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from aragora_q.config.settings import NOT_ASKED_WITH, AgentConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.tables import NOT_ASKED_WITH, AgentConfig
 from aragora_q.errors import (
     AgentUnavailable,
     AragoraQError,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from aragora_q.config.settings import AgentConfig
+from aragora_q.config.tables import AgentConfig
 from aragora_q.errors import PermanentError
 from aragora_q.executors.debate.providers import split_model
 

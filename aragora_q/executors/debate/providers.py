@@ -9,7 +9,7 @@ from hashlib import sha256
 from urllib.parse import urlsplit
 
 from aragora_q.base import MAX_HOLD_BY_BYTES
-from aragora_q.config.settings import AgentConfig
+from aragora_q.config.tables import AgentConfig
 from aragora_q.context import FLEX_GATE
 from aragora_q.job import SERVICE_TIERS
 

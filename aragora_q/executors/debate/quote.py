@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from aragora_q.answer_form import MAX_JSON_CHARS, MAX_NUMBER_CHARS, MAX_TEXT_CHARS
-from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.tables import AgentConfig
 from aragora_q.errors import InvalidPayload
 from aragora_q.executors.debate import demo, labels
 from aragora_q.executors.debate.agents import agent_price, config_of

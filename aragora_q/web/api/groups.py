@@ -18,7 +18,7 @@ from aragora_q.experiments.evaluation import Evaluation
 from aragora_q.experiments.reading import iterate_rows
 from aragora_q.experiments.table import row_json
 from aragora_q.intake.checks import create_follower
-from aragora_q.intake.jobs import default_fields
+from aragora_q.job_fields import default_fields
 from aragora_q.labels import check_labels
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Operator, Producer, Viewer

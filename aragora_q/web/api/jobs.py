@@ -18,8 +18,8 @@ from aragora_q.base import Job, JobStatus, is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound, NotDurable, TryAgain
 from aragora_q.intake.bulk import BulkSummary, Checked, LineChecker
 from aragora_q.intake.checks import MAX_QUOTE, NO_THRESHOLDS, held_fields
-from aragora_q.intake.jobs import default_fields
 from aragora_q.intake.quoter import Quoter
+from aragora_q.job_fields import default_fields
 from aragora_q.labels import JobFilter
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Access, Producer, Viewer

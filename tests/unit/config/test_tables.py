@@ -5,8 +5,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aragora_q import codec
-from aragora_q.config.settings import BudgetConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
 from aragora_q.config.sources import override_file
+from aragora_q.config.tables import BudgetConfig
 from aragora_q.errors import ConfigError
 from aragora_q.gates.policy import budget_rule, declaration
 from aragora_q.money import MICROS, cost_micros

@@ -28,7 +28,8 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models import ModelRequestParameters
 
-from aragora_q.config.settings import NOT_ASKED_WITH, AgentConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.tables import NOT_ASKED_WITH, AgentConfig
 from aragora_q.errors import AgentUnavailable, PermanentError
 from aragora_q.executors.debate import prompts
 from aragora_q.executors.debate.consensus import stable_hash

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic_ai.messages import CachePoint, UserContent
 from pydantic_ai.models import Model
 
-from aragora_q.config.settings import AgentConfig
+from aragora_q.config.tables import AgentConfig
 from aragora_q.executors.debate.prompts import Prompt
 from aragora_q.executors.debate.providers import split_model
 

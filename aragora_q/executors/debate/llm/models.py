@@ -14,7 +14,7 @@ from pydantic_ai.providers.gateway import gateway_provider
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
-from aragora_q.config.settings import AgentConfig
+from aragora_q.config.tables import AgentConfig
 from aragora_q.executors.debate.llm.streaming import CONNECT_SECONDS, Client
 from aragora_q.executors.debate.prompts import Form
 from aragora_q.executors.debate.providers import split_model

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from socket import gethostname
 
-from aragora_q.config.settings import AgentConfig, QueueConfig
+from aragora_q.config.settings import QueueConfig
+from aragora_q.config.tables import AgentConfig
 from aragora_q.executors.debate.llm import ModelAgent
 from aragora_q.executors.debate.local import model_files, prompts, server
 from aragora_q.executors.debate.prices import price_of

@@ -1,0 +1,89 @@
+"""Make jobs from fields: those of a JSON line, of a request, or of a schedule."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from aragora_q.base import Job
+from aragora_q.errors import InvalidPayload, did_you_mean
+from aragora_q.job import DebateJobPayload
+
+JOB_FIELDS = ("priority", "delay_seconds", "max_attempts", "group", "tenant", "tags", "notify")
+LINE_FIELDS = (*DebateJobPayload.__dataclass_fields__, "payload", "id", *JOB_FIELDS)
+AGENTS_HINT = (
+    "for example --agents claude,gpt,claude; or, for all debates, default_agents = "
+    '["claude", "gpt", "claude"] in aragora-q.toml'
+)
+NewId = Callable[[Mapping[str, Any], Any], str]
+"""Makes a job id for a payload and a group; the group may be None, or not yet checked."""
+
+
+def default_fields(agents: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of jobs that do not have them; `agents` are those of the setting, if there are any."""
+    return {"agents": list(agents)} if agents else {}
+
+
+def create_job(
+    fields: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    new_id: NewId,
+) -> Job:
+    """Create a job from the fields of a line. Raises InvalidPayload.
+
+    `defaults` apply to missing fields, and to missing tags; `new_id` makes the id if the line has none.
+    """
+    if not isinstance(fields, dict):
+        raise InvalidPayload(f"not a JSON object: {json.dumps(fields):.60}")
+    if unknown := next((name for name in fields if name not in LINE_FIELDS), None):
+        known = (*LINE_FIELDS, "from")
+        raise InvalidPayload(
+            f"unknown field {unknown!r:.100}; the fields of a line are {', '.join(known)}",
+            hint=did_you_mean(unknown, known),
+        )
+    job_fields = {name: fields.pop(name) for name in JOB_FIELDS if name in fields}
+    job_id = fields.pop("id", None)
+    debate_defaults = {name: value for name, value in defaults.items() if name not in JOB_FIELDS}
+    if "payload" in fields:
+        payload = fields.pop("payload")
+        if not isinstance(payload, dict):
+            raise InvalidPayload(f"payload is not a JSON object: {json.dumps(payload):.60}")
+        if fields:
+            raise InvalidPayload(
+                f"unknown field {next(iter(fields))!r:.100}: besides payload, a line may have id, "
+                f"{', '.join(JOB_FIELDS)}"
+            )
+    else:
+        fields = {**debate_defaults, **fields}
+        if "agents" not in fields:
+            raise InvalidPayload(
+                "agents are missing: neither the job nor setting default_agents names them",
+                hint=AGENTS_HINT,
+            )
+        payload = DebateJobPayload.from_dict(fields).to_dict()
+    job_fields = _completed(job_fields, defaults)
+    if job_id is None:
+        job_id = new_id(payload, job_fields.get("group"))
+    return Job(payload=payload, id=job_id, **job_fields)
+
+
+def _completed(job_fields: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of JOB_FIELDS that a line has, with the defaults for missing ones."""
+    if isinstance(job_fields.get("tags"), dict):
+        job_fields["tags"] = {**defaults.get("tags", {}), **job_fields["tags"]}
+    job_fields = {name: defaults[name] for name in JOB_FIELDS if name in defaults} | job_fields
+    if isinstance(job_fields.get("notify"), list):
+        job_fields["notify"] = tuple(job_fields["notify"])
+    return job_fields
+
+
+def content_id(payload: Mapping[str, Any], group: Any) -> str:
+    """Return a job id derived from the payload and, if there is one, the group.
+
+    The order of keys and white space do not matter.
+    """
+    content = payload if group is None else [group, payload]
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:32]
