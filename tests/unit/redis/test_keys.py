@@ -40,15 +40,7 @@ worker_ids = st.from_regex(WORKER_ID_PATTERN, fullmatch=True)
 queue_names = st.from_regex(QUEUE_NAME_PATTERN, fullmatch=True)
 
 
-def all_keys(
-    keys,
-    job_id,
-    worker_id,
-    group="g",
-    label="tag:k=v",
-    webhook="ops",
-    delivery_id="1700000000000-1",
-):
+def all_keys(keys, job_id, worker_id, group="g", label="tag:k=v", webhook="w", delivery_id="1-1"):
     return [
         *(getattr(keys, name) for name in FIXED),
         *(getattr(keys, name)(job_id) for name in OF_A_JOB),
