@@ -498,11 +498,17 @@ class WorkQueue(JobQueue):
 
     @abstractmethod
     async def purge(
-        self, status: JobStatus, *, older_than_seconds: float | None = None, dry_run: bool = False
+        self,
+        status: JobStatus,
+        *,
+        older_than_seconds: float | None = None,
+        dry_run: bool = False,
+        by: str = "",
+        reason: str = "",
     ) -> PurgeResult:
         """Delete ended jobs past retention, or older than `older_than_seconds`: one bounded step.
 
-        `dry_run` only counts them.
+        `dry_run` only counts them. `by` is the operator who asked for it; empty: it is maintenance.
         """
 
     @abstractmethod
