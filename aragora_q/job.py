@@ -512,7 +512,7 @@ def check_job(job: Job) -> None:
         )
     _check_range("priority", job.priority, PRIORITY_RANGE)
     check_labels(job.group, job.tenant, job.tags)
-    if job.notify:
+    if job.notify != ():  # most jobs
         check_notify(job.notify)
     if job.max_attempts is not None:
         _check_range("max_attempts", job.max_attempts, MAX_ATTEMPTS_RANGE)

@@ -95,6 +95,37 @@ async def test_put_is_idempotent(api, harness):
     assert kind(await api.put("/jobs/-", json=body)) == (422, "invalid-payload", 65)
 
 
+WEBHOOKS = {
+    name: {"url": "https://example.com/", "secret_file": "secret"} for name in ("ops", "chat")
+}
+
+
+async def test_notify(new_harness):
+    """Jobs and groups name webhooks; jobs that name none have the default; unknown names are refused."""
+    harness = new_harness(webhooks=WEBHOOKS, default_notify=("chat",))
+    async with (
+        application(harness.config) as app,
+        client_of(app, harness.config.queue) as api,
+    ):
+        for job_id, fields in (("a", {}), ("b", {"notify": ["ops"]}), ("c", {"notify": []})):
+            body = {"id": job_id, "payload": {}, "group": "g", **fields}
+            assert (await api.post("/jobs", json=body)).status_code == 201
+        found = [(await api.get(f"/jobs/{job_id}")).json()["notify"] for job_id in "abc"]
+        assert found == [["chat"], ["ops"], []]
+        unknown = await api.post("/jobs", json={"payload": {}, "notify": ["opps"]})
+        assert kind(unknown) == (422, "invalid-payload", 65)
+        assert unknown.json()["hint"] == "did you mean 'ops'?"
+        other = await api.put("/jobs/b", json={"payload": {}, "group": "g"})
+        assert kind(other) == (409, "job-differs", 65)
+        assert "notify" in other.json()["detail"]
+        for body in ({"notify": ["opps"]}, {"notify": "ops"}, {"then": {"notify": ["opps"]}}):
+            assert (await api.post("/groups/g/seal", json=body)).status_code == 422
+        sealed = (await api.post("/groups/g/seal", json={"notify": ["ops"]})).json()
+        assert (sealed["sealed"], sealed["notify"]) == (True, ["ops"])
+        refused = await api.post("/groups/g/seal", json={"notify": ["chat"]})
+        assert kind(refused) == (422, "group-sealed", 65)
+
+
 async def test_put_of_a_fork_is_idempotent(api, harness):
     """A debate made with `from` is found again, and compared, also after its source was deleted."""
     debate = {"question": "Tea?", "agents": ["demo:bold", "demo:careful"], "metadata": {"n": 1}}

@@ -152,6 +152,28 @@ async def test_all_fields_reach_the_job(harness, producer):
     assert "job mine exists: it is held" in taken.words
 
 
+async def test_webhooks_of_a_debate(harness, new_console):
+    """The form begins with the default; unknown names are a problem; a cleared field is none."""
+    target = {"url": "https://example.com/", "secret_file": "secret"}
+    settings = {"webhooks": {"ops": target, "chat": target}, "default_notify": ("chat",)}
+    producer = new_console(**SETTINGS, **settings).browser(Role.PRODUCER)
+    page = await producer.get("/new")
+    assert 'name="notify" value="chat"' in page.text
+    answer = await producer.post("/new", {**DEBATE, "notify": "opps"})
+    problem = re.search(r'id="problem-notify"[^>]*>(.*?)</span>', answer.text, re.DOTALL)
+    assert "opps is not a webhook" in problem[1]
+    for job_id, notify in (("both", "ops, chat"), ("none", "")):
+        values = {**DEBATE, "notify": notify, "id": job_id}
+        quoted = await producer.post("/new", values)
+        assert ("--notify" in quoted.words) == bool(notify)
+        assert ('"notify": []' in quoted.words) != bool(notify)
+        await producer.done("/new", enqueue_of(quoted, values))
+    jobs = [await harness.queue.get_job(job_id) for job_id in ("both", "none")]
+    assert [job.notify for job in jobs] == [("ops", "chat"), ()]
+    assert "notify ops" in (await producer.get("/jobs/both")).words
+    assert values_of(jobs[0])["notify"] == "ops, chat"
+
+
 async def test_a_schema_is_an_answer_form(harness, producer):
     """A JSON schema is taken as the form of answers, and what is not JSON is refused."""
     values = {
