@@ -73,6 +73,10 @@ class CronTimes:
             raise self._invalid(str(error).lower()) from None
         raise ValueError(f"{self.expression!r:.60} matches no time")
 
+    def shown(self, at: int) -> str:
+        """Return a time as ISO 8601 in the time zone, such as 2026-11-29T06:00:00+01:00."""
+        return datetime.fromtimestamp(at // 1000, self._zone).isoformat()
+
     def due(self, after: int, now: int) -> tuple[int, int] | None:
         """Return the newest time after `after` and up to `now`, and how many there are, at most MAX_COUNTED.
 
@@ -94,7 +98,7 @@ class CronTimes:
     def _by_clock(self, at: int) -> Iterator[int]:
         """Yield the times, in Unix s, at which the clock shows what the expression says.
 
-        cronsim itself loses some where the clock changes by half an hour, so it does not get to know of changes.
+        cronsim itself loses some where the clock changes by half an hour, so it is not to know of changes.
         """
         from cronsim import CronSim  # noqa: PLC0415
 
@@ -111,7 +115,7 @@ class CronTimes:
                 return
 
     def _change(self, after: int, until: int, offset: int) -> int | None:
-        """Return the first time up to `until` at which the offset from UTC is not `offset`; None if there is none."""
+        """Return the first time up to `until` at which the offset from UTC is not `offset`, or None."""
         for day in (*range(after + DAY_SECONDS, until, DAY_SECONDS), until):
             if self._offset(day) != offset:
                 seconds = range(max(after, day - DAY_SECONDS) + 1, day)
