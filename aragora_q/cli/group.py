@@ -144,6 +144,7 @@ def seal(
             help="Job to enqueue when the group has ended: one JSON object; - is stdin.",
         ),
     ] = None,
+    reason: Reason = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -155,7 +156,7 @@ def seal(
     """
     settings = load()
     follower = None if then is None else _read_follower(load, settings, name, then, quiet=quiet)
-    options.run(_seal(settings, name, follower, as_json=as_json, quiet=quiet))
+    options.run(_seal(settings, name, follower, reason, as_json=as_json, quiet=quiet))
 
 
 def _read_follower(
@@ -181,13 +182,13 @@ def _read_follower(
 
 
 async def _seal(
-    settings: QueueConfig, name: str, then: Job | None, *, as_json: bool, quiet: bool
+    settings: QueueConfig, name: str, then: Job | None, reason: str, *, as_json: bool, quiet: bool
 ) -> None:
     """JSON: the group, and `sealed` (false: it was sealed before, nothing changed)."""
     from aragora_q import views
 
     async with options.open_queue(settings) as queue:
-        is_new = await queue.seal_group(name, then)
+        is_new = await queue.seal_group(name, then, by=options.operator(), reason=reason)
         found = await _require_group(queue, name)
     if as_json:
         output.json_line({**views.group_json(found), "sealed": is_new})

@@ -14,7 +14,7 @@ LIVE = ("pending", "processing", "retrying", "held")
 PARTS = ("payload", "result", "history", "journal")
 SINGLE_KEYS = {
     *LANES, *TERMINAL, "delayed", "held", "counters", "control", "workers", "events", "bell", "labels",
-    "groups", "durations", "samples:minute", "samples:hour",
+    "groups", "durations", "samples:minute", "samples:hour", "changes",
 }  # fmt: skip
 KEYS_BY_NAME = ("worker", "group", "members", "experiment")
 COMPACT_BYTES = 64

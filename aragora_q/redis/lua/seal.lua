@@ -28,6 +28,8 @@ if digest ~= '' then
     then_delay_ms, 'then_max_attempts', then_max_attempts, 'then_labels', then_labels, 'then_digest', digest)
 end
 redis.call('HSET', key, 'sealed_at', now_text)
+redis.call('XADD', events, 'MAXLEN', '~', MAX_EVENTS, '*', 'event', 'sealed', 'group', group,
+  'by', by, 'reason', cut(reason))
 note_change('seal', 'group:' .. group, {}, by, reason)
 get_groups().update_group(group, {}, retention_ms)  -- ends it if no job is live
 finish_call(retention_ms)
