@@ -18,6 +18,7 @@ from aragora_q.formats import count, duration
 from aragora_q.money import MICROS
 
 if TYPE_CHECKING:
+    from aragora_q.changes import Change
     from aragora_q.gates.accounts import Account, Accounts
     from aragora_q.gates.book import Book, Budget
     from aragora_q.gates.overrides import Override
@@ -290,6 +291,37 @@ class BudgetJson(TypedDict):
     declared_by: list[str]
     window_ends_at: int | None
     spending: list[ScopeSpendingJson]
+
+
+class ChangeJson(TypedDict):
+    """What an operator changed with one command, from its first call, `since`, to its last one, `at`."""
+
+    id: str
+    at: int
+    since: int
+    verb: str
+    subject: str | None
+    by: str
+    reason: str | None
+    detail: str | None
+    count: int
+    ids: list[str]
+
+
+def change_json(change: Change) -> ChangeJson:
+    """Return what an operator changed."""
+    return {
+        "id": change.id,
+        "at": change.at,
+        "since": change.since,
+        "verb": change.verb,
+        "subject": change.subject or None,
+        "by": change.by,
+        "reason": change.reason or None,
+        "detail": change.detail or None,
+        "count": change.count,
+        "ids": list(change.ids),
+    }
 
 
 def job_json(job: Job) -> JobJson:

@@ -48,6 +48,7 @@ COMMANDS = {
     "resume": "Start jobs of a paused queue again.",
     "budget": "List, show, set and reset budgets.",
     "providers": "List, pause and resume providers of models.",
+    "changes": "Show what operators did, and why.",
     "stats": "Show backlog, workers and throughput.",
     "spend": "Show what paid calls cost, by day, agent, model, tenant.",
     "reap": "Reclaim jobs of dead workers (for cron).",
