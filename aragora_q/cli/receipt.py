@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from aragora_q.report.receipt import Verification
     from aragora_q.streams.queue import RedisStreamsQueue
 
-DEFAULT = "show"
-"""The subcommand of a line that names none: `receipt ID`."""
-
 
 class ReceiptGroup(TyperGroup):
     """A group whose first argument may be a job id."""
 
+    default = "show"
+    """The subcommand of a line that names none: `receipt ID`."""
+
     def with_subcommand(self, args: Sequence[str]) -> list[str]:
         """Return the arguments with the default subcommand, if they name none and do not ask for help."""
         is_complete = not args or args[0] in self.commands or args[0] in ("-h", "--help")
-        return [*args] if is_complete else [DEFAULT, *args]
+        return [*args] if is_complete else [self.default, *args]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments."""

@@ -191,7 +191,9 @@ def _reason(error: Exception) -> str:
         return "nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8 (byte {error.start + 1:,})"
-    return f"{error}".removesuffix(" (decode using utf-8-sig)")
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error}".removesuffix(" (decode using utf-8-sig)")
+    return str(error)
 
 
 def _hmac(key: str, content: bytes) -> str:

@@ -1,16 +1,14 @@
 """`aragora-q receipt`: receipts of real jobs, the same everywhere, and `receipt verify`."""
 
 import json
-import os
 import re
 import shutil
 import stat
 import subprocess
-import sys
 from hashlib import sha256
 
 import pytest
-from support import processes
+from support.paths import ROOT
 from support.sample_debates import SAMPLES
 
 from aragora_q import codec
@@ -76,7 +74,12 @@ def test_a_receipt(leave, run_cli, key, args):
     verified = run_cli("receipt", "verify", "-", "--require-signature", stdin=written.out)
     assert verified.code == 0, verified.out
     assert verified.lines[0] == "degraded   no"
-    assert [line.split()[0] for line in verified.lines[1:]] == ["job", "form", "digest", "signature"]
+    assert [line.split()[0] for line in verified.lines[1:]] == [
+        "job",
+        "form",
+        "digest",
+        "signature",
+    ]
 
 
 def test_options_before_the_command(leave, run_cli):
@@ -119,7 +122,9 @@ def test_a_failed_debate(leave, run_cli, key, tmp_path):
     leave("agreeing", end=Failed("no seat could vote", b'{"verdict":null,"confidence":0}'))
     path = tmp_path / "receipt.json"
     assert run_cli("receipt", ID, "-o", path).code == 0
-    assert path.read_bytes().startswith(b'{"degradation":[{"code":"failed","text":"the job failed: no')
+    assert path.read_bytes().startswith(
+        b'{"degradation":[{"code":"failed","text":"the job failed: no'
+    )
     found = json.loads(path.read_text())["receipt"]
     assert (found["status"], found["error"]) == ("failed", "no seat could vote")
     assert found["result"] == {"verdict": None, "confidence": 0}
@@ -372,16 +377,19 @@ def test_help_needs_no_server(cli_command):
     assert "verify" in shown.out
 
 
-INDEPENDENT = """
-set -eu
-content() { tr -d '\\n' < "$1" | sed -E 's/,"hmac_sha256":[^,]*,"key_id":[^,]*//; s/,"sha256":"[0-9a-f]{64}"}$/}/'; }
-field() { sed -E "s/.*\\"$2\\":\\"([0-9a-f]*)\\".*/\\1/" "$1"; }
-test "$(content "$1" | sha256sum | cut -d ' ' -f 1)" = "$(tail -c 67 "$1" | cut -c 1-64)"
-"""
+@pytest.fixture
+def independent():
+    """The shell functions `content` and `field` of docs/receipts.md, and what compares their results."""
+    page = (ROOT / "docs/receipts.md").read_text(encoding="utf-8")
+    functions = re.findall(r"^(?:content|field)\(\) .*$", page, re.MULTILINE)
+    assert len(functions) == 2
+    return "\n".join(functions) + (
+        '\nset -eu\ntest "$(content "$1" | sha256sum | cut -c 1-64)" = "$(field "$1")"\n'
+    )
 
 
 @pytest.mark.parametrize("signed", [True, False])
-def test_an_independent_check(leave, run_cli, monkeypatch, tmp_path, signed):
+def test_an_independent_check(leave, run_cli, monkeypatch, tmp_path, independent, signed):
     """Digest and signature are those of sha256sum and openssl, over what remains without them."""
     if signed:
         monkeypatch.setenv(VARIABLE, KEY)
@@ -391,11 +399,11 @@ def test_an_independent_check(leave, run_cli, monkeypatch, tmp_path, signed):
     path = tmp_path / "receipt.json"
     assert run_cli("receipt", ID, "-o", path).code == 0
     sh = shutil.which("dash") or "/bin/sh"
-    done = subprocess.run([sh, "-c", INDEPENDENT, "sh", path], capture_output=True, check=False)
+    done = subprocess.run([sh, "-c", independent, "sh", path], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     found = json.loads(path.read_text())
     content = subprocess.run(
-        [sh, "-c", INDEPENDENT + 'content "$1"', "sh", path], capture_output=True, check=True
+        [sh, "-c", independent + 'content "$1"', "sh", path], capture_output=True, check=True
     ).stdout
     assert sha256(content).hexdigest() == found["sha256"]
     if signed and shutil.which("openssl"):
@@ -403,5 +411,5 @@ def test_an_independent_check(leave, run_cli, monkeypatch, tmp_path, signed):
         made = subprocess.run(command, input=content, capture_output=True, check=True)
         assert made.stdout.decode().split()[-1] == found["hmac_sha256"]
     path.write_bytes(path.read_bytes().replace(b'"attempts":1', b'"attempts":2'))
-    done = subprocess.run([sh, "-c", INDEPENDENT, "sh", path], capture_output=True, check=False)
+    done = subprocess.run([sh, "-c", independent, "sh", path], capture_output=True, check=False)
     assert done.returncode == 1
