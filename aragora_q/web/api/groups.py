@@ -77,7 +77,7 @@ class CancelledGroup(TypedDict):
 
 
 class Seal(Because):
-    """Why a group is sealed, what follows it (the fields of a job, without `group`), and webhooks for its end."""
+    """Why a group is sealed; the fields of a job that follows it, without `group`; webhooks for its end."""
 
     then: dict[str, Any] | None = None
     notify: list[str] = Field(default_factory=list)
