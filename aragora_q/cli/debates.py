@@ -72,7 +72,7 @@ def _fields(
     judge: Annotated[
         str | None,
         typer.Option(
-            "--judge", metavar="NAME", help="Agent that decides (judge) or writes (synthesis)."
+            "--judge", metavar="NAME", help="Agent that decides (judge), writes (synthesis)."
         ),
     ] = None,
     weights: Annotated[
@@ -131,7 +131,7 @@ def _fields(
     max_cost: Annotated[
         float | None,
         typer.Option(
-            "--max-cost", metavar="USD", help="Most that all calls may cost. [default: no limit]"
+            "--max-cost", metavar="USD", help="Most that calls may cost. [default: no limit]"
         ),
     ] = None,
     resume: Annotated[

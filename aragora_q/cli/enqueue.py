@@ -156,12 +156,11 @@ def enqueue(
 ) -> int:
     """Enqueue a debate, or many jobs from JSON lines.
 
-    Without --agents, those of setting `default_agents` debate. A JSON line has the fields of a debate,
-    or any JSON object as `payload`; and, if needed, `id`, `priority`, `delay_seconds`,
-    `max_attempts`, `group`, `tenant`, `tags` (an object), `notify` (a list), `approve_above_usd` and
-    `max_quote_usd`. Options apply to lines that lack the field, and --tag to lines that lack the tag. Without
-    `id`, each line is a new job. An id that exists changes nothing. With --from, or field `from`, a debate is
-    that one with the changes, and takes over its finished calls.
+    Without --agents, those of setting `default_agents` debate. A JSON line has the fields of a debate, or any
+    JSON object as `payload`, and, if needed, `id`, `priority`, `delay_seconds`, `max_attempts`, `group`,
+    `tenant`, `tags`, `notify`, `approve_above_usd` and `max_quote_usd`. Options apply to lines that lack the
+    field, --tag to lines that lack the tag. Without `id`, each line is a new job; an id that exists changes
+    nothing. With --from, or field `from`, a debate is that one with changes, and takes over its calls.
     """
     from aragora_q.intake import checks
     from aragora_q.job_fields import content_id, create_job, default_fields

@@ -77,7 +77,7 @@ Notify = Annotated[
     typer.Option(
         "--notify",
         metavar="A,B,…",
-        help="Webhooks to which the end is reported, at most 4; see setting webhooks.",
+        help="Webhooks to report the end to, at most 4.",
     ),
 ]
 Timeout = Annotated[
