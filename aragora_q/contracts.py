@@ -668,14 +668,14 @@ class Outbox(ABC):
 
     @abstractmethod
     async def deliveries(self, names: Sequence[str], limit: int) -> list[Delivery]:
-        """Return the newest messages of these webhooks, at most `limit`, newest first; also ended ones."""
+        """Return the newest messages of these webhooks, newest first, also those that ended."""
 
     @abstractmethod
     async def redeliver(self, ids: Sequence[str], *, by: str = "", reason: str = "") -> list[str]:
         """Send messages again that were delivered or given up, or now if they wait.
 
-        Returns one result per id: `redelivered`, `waiting` (it is due now), `full` (MAX_OUTBOX messages
-        wait) or `unknown` (or too old).
+        Returns one result per id: `redelivered`, `waiting` (it is due now), `full` (MAX_OUTBOX messages of the
+        webhook wait) or `unknown` (or too old).
         """
 
     @abstractmethod
