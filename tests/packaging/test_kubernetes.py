@@ -118,7 +118,7 @@ def test_pods_use_existing_options(name, monkeypatch):
 
 
 def test_example_of_schedules_and_webhooks_is_valid():
-    """What aragora-q.toml shows, without the signs of comments, is accepted; secrets are where workers have them."""
+    """What aragora-q.toml shows, uncommented, is accepted; its secret is where workers have it."""
     text = re.sub(r"(?m)^# (?=\[|\w+ =)", "", (ROOT / "base/aragora-q.toml").read_text())
     config = QueueConfig(**tomllib.loads(text))
     [schedule], [webhook] = config.schedules.values(), config.webhooks.values()
