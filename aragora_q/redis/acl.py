@@ -62,8 +62,8 @@ ROLES = {
     "operator": Role(
         ("cancel", "cancel_group", "hold", "pause", "requeue", "seal", "purge", "purge_jobs",
          "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "gate_declare",
-         "gate_override", "gate_counters", "gate_check", "change_schedule", "redeliver", "webhook_switch",
-         *SCHEDULES, *MAINTENANCE, *DELIVERY),
+         "gate_override", "gate_counters", "gate_check", "change_schedule", "redeliver", "webhook_forget",
+         "webhook_switch", *SCHEDULES, *MAINTENANCE, *DELIVERY),
         (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip
