@@ -720,7 +720,7 @@ class Outbox(ABC):
         """Let a webhook's messages wait. Returns False if it was disabled already: then nothing changes."""
 
     @abstractmethod
-    async def forget(self, name: str) -> bool:
+    async def forget(self, name: str, *, by: str = "", reason: str = "") -> bool:
         """Delete the state and the messages of a webhook that no configuration has any more.
 
         Returns False if there are none.

@@ -3,6 +3,7 @@
 import pytest
 
 from aragora_q.base import Job
+from aragora_q.changes import read_changes
 from aragora_q.contracts import ClaimRequest, Settled
 from aragora_q.redis.keys import DELIVERY_DAYS
 
@@ -68,7 +69,11 @@ async def test_a_webhook_is_forgotten(harness, queue):
     await outbox.settle([Settled(delivery, "ok")])
     await outbox.disable("acme", by="ann@host", reason="moved")
     await outbox.disable("other", by="ann@host")
-    assert await outbox.forget("acme")
+    assert await outbox.forget("acme", by="ann@host", reason="gone")
+    [change] = await read_changes(harness.queue.connection, 1)
+    assert (change.verb, change.subject, change.by, change.reason) == (
+        "forget", "webhook:acme", "ann@host", "gone",
+    )  # fmt: skip
     assert await outbox.known() == {"other"}
     assert await outbox.deliveries(["acme"], 10) == []
     left = [

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Delete the state and the messages of a webhook that no configuration has any more.
 -- include: groups
--- keys: webhooks counters labels
--- args: webhook
+-- keys: webhooks counters labels changes
+-- args: webhook by reason
 -- returns: changed | unchanged (it is not known)
 
 local found = 0
@@ -15,4 +15,6 @@ end
 for _, field in ipairs({'since:', 'failures:', 'probe_until:', 'last_ok_at:', 'error:', 'error_at:', 'disabled:', 'enabled_at:'}) do
   found = found + redis.call('HDEL', webhooks, field .. webhook)
 end
-return found > 0 and 'changed' or 'unchanged'
+if found == 0 then return 'unchanged' end
+note_change('forget', 'webhook:' .. webhook, {}, by, reason)
+return 'changed'
