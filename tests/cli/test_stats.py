@@ -287,8 +287,10 @@ def test_schedules_and_webhooks_that_fail(run_cli, on_queue):
         "schedule late was due 5 min ago, and its job is not enqueued: see aragora-q schedule list",
         "schedule wrong: its last job was refused: group g is sealed",
         "webhook slow: 1 message waiting, the oldest for 20 min: answered 500",
-        "webhook gone is disabled by bob@host (moved), 1 message waiting: to enable it, "
-        "run aragora-q webhook enable gone",
+        (
+            "webhook gone is disabled by bob@host (moved), 1 message waiting: to enable it, "
+            "run aragora-q webhook enable gone"
+        ),
     ]
     assert "! schedule late was due 5 min ago" in run_cli("stats").out
 
@@ -410,7 +412,7 @@ class TestPrometheus:
             assert value("webhook_deliveries_total", queue="debates", result=result) == 0
 
     def test_names_are_few(self, run_cli, redis_client):
-        """Redis may have states of more schedules and webhooks than a configuration may have: 100 are exported."""
+        """Of the states in Redis, as many are exported as a configuration may have: 100 of each."""
         for kind, field in (("schedule", "next"), ("webhook", "since")):
             names = {f"{field}:n{n:03}": 1 for n in range(120)}
             redis_client.hset(f"{PREFIX}{kind}s", mapping=names)
