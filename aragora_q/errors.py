@@ -100,6 +100,24 @@ class ProviderNotFound(AragoraQError):
     exit_code = 3
 
 
+class ScheduleNotFound(AragoraQError):
+    """No schedule of this name is configured here, or known to the queue."""
+
+    exit_code = 3
+
+
+class WebhookNotFound(AragoraQError):
+    """No webhook of this name is configured here, or known to the queue."""
+
+    exit_code = 3
+
+    def __init__(self, name: str, known: Collection[str]) -> None:
+        super().__init__(
+            f"webhook {name!r:.60} is not configured here, and the queue knows none of this name",
+            hint=did_you_mean(name, known),
+        )
+
+
 class JobNotFound(AragoraQError):
     """The job does not exist, or it ended longer ago than the retention time."""
 
