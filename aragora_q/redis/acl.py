@@ -34,6 +34,7 @@ MAINTENANCE = (
 )  # fmt: skip
 SCHEDULES = ("enqueue", "plan_schedules")
 """What a process runs that enqueues jobs at the times of schedules."""
+DELIVERY = ("claim_deliveries", "settle_deliveries")
 
 
 GatesUse = Literal["none", "sums", "read", "write"]
@@ -52,7 +53,7 @@ ROLES = {
     "producer": Role(("enqueue", "seal"), (*READ, *CONFIRM), "sums"),
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
-         "suspend", "progress", "checkpoint", "purge", *SCHEDULES, *MAINTENANCE, *GATES),
+         "suspend", "progress", "checkpoint", "purge", *SCHEDULES, *MAINTENANCE, *DELIVERY, *GATES),
         ("blpop", "get", "hget", "hgetall", "pttl", "time", "xinfo|consumers", "zcard", "zrange"),
     ),
     "reaper": Role(("maintenance_lock", "gate_declare", *SCHEDULES, *MAINTENANCE), READ),
@@ -61,7 +62,8 @@ ROLES = {
     "operator": Role(
         ("cancel", "cancel_group", "hold", "pause", "requeue", "seal", "purge", "purge_jobs",
          "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "gate_declare",
-         "gate_override", "gate_counters", "gate_check", "change_schedule", *SCHEDULES, *MAINTENANCE),
+         "gate_override", "gate_counters", "gate_check", "change_schedule", "redeliver", "webhook_switch",
+         *SCHEDULES, *MAINTENANCE, *DELIVERY),
         (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip

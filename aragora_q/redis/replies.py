@@ -142,6 +142,7 @@ SCRIPTS: Mapping[str, Any] = {
     "check_lane": (bytes, ..., (bytes, bytes)),
     "check_members": (bytes, ..., bytes),
     "checkpoint": PerItem(_words("ok lost full too_many")),
+    "claim_deliveries": (int, ..., (bytes, bytes, bytes, bytes, bytes, int, int, int)),
     "claim_maintenance": (int, int, int),
     "complete": PerItem(_words("completed cancelled lost failed")),
     "enqueue": PerItem(
@@ -163,6 +164,7 @@ SCRIPTS: Mapping[str, Any] = {
     "gate_settle": PerItem(_words("settled repeated late unknown")),
     "gate_states": PerItem((int, bytes, bytes, int, int, int, int)),
     "hold": PerItem(bytes),
+    "list_deliveries": [(bytes, bytes, int, _is_paired)],
     "list_held": (bytes, ..., [bytes]),
     "list_leased": (bytes, ..., (bytes, bytes)),
     "maintenance_lock": _words("ok busy"),
@@ -175,6 +177,7 @@ SCRIPTS: Mapping[str, Any] = {
     "purge_jobs": PerItem(bytes),
     "read_jobs": (int, ..., _is_read_job),
     "reclaim": (_words("ok in_grace_period"), bytes, ..., (bytes, bytes, bytes, int, int)),
+    "redeliver": PerItem(_words("redelivered waiting full unknown")),
     "register": (_words("ok taken newer"), ..., int),
     "release": PerItem(_words("released held cancelled lost")),
     "release_orphans": [bytes],
@@ -182,11 +185,14 @@ SCRIPTS: Mapping[str, Any] = {
     "requeue": PerItem(bytes),
     "retry": PerItem(_words("retrying held failed cancelled lost")),
     "sample": int,
-    "seal": _words("sealed was-sealed other-then taken refused unknown"),
+    "seal": _words("sealed was-sealed other-then other-notify taken refused unknown"),
+    "settle_deliveries": PerItem(_words("delivered waiting failed skipped settled")),
     "start": (_words("ok empty paused unregistered"), int, ..., _is_started),
     "suspend": PerItem(_words("held cancelled lost")),
     "unhold": PerItem(bytes),
     "unregister": int,
+    "webhook_states": (int, ..., (int, int, bytes, bytes, bytes, bytes, bytes)),
+    "webhook_switch": _words("changed unchanged"),
 }
 """The shape of a script's reply: what its header says under `returns`."""
 
