@@ -12,6 +12,8 @@ Raised by every module. The command line prints the message and then `hint`, and
     ├── NothingFound              3   no job or group of this name, or no job that matches
     ├── GroupNotFound             3   no such group, or all its jobs were purged
     ├── BudgetNotFound            3   no such budget
+    ├── ScheduleNotFound          3   no such schedule is configured or known
+    ├── WebhookNotFound           3   no such webhook is configured or known
     ├── ProviderNotFound          3   no calls to such a provider are known
     ├── RedisUnreachable         69   no server answers at redis_url
     ├── TryAgain                 75   Redis answers, but cannot serve now (OOM, LOADING, BUSY, …)
@@ -34,7 +36,7 @@ Raised by every module. The command line prints the message and then `hint`, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
