@@ -25,9 +25,7 @@ VERBS = [
 @pytest.fixture
 async def api(harness):
     """A client of the API, as an operator, of a console that has a schedule and a webhook."""
-    config = harness.config.model_copy(
-        update=type(harness.config)(**SETTINGS).model_dump(include=set(SETTINGS))
-    )
+    config = harness.other_client(**SETTINGS).config
     async with application(config) as app, client_of(app, config.queue) as client:
         yield client
 
