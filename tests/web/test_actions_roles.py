@@ -50,7 +50,8 @@ async def test_each_role_has_the_rights_that_its_pages_need(harness, console):
     viewer = Browser(console, Role.VIEWER)
     for address in (
         "/groups", "/groups/nightly", "/groups/nightly/table", "/groups/nightly/compare",
-        "/groups/nightly/eval", "/schedules", "/schedules/s", "/webhooks", "/webhooks/w", "/", "/workers", "/money?by=agent", "/failed", "/held", "/jobs/failed",
+        "/groups/nightly/eval", "/schedules", "/schedules/s", "/webhooks", "/webhooks/w", "/",
+        "/workers", "/money?by=agent", "/failed", "/held", "/jobs/failed",
     ):  # fmt: skip
         page = await viewer.get(address)
         assert page.status == 200, (address, page.words)

@@ -14,7 +14,8 @@ DEBATE = {"question": "Tea or coffee?", "agents": ["demo:bold", "demo:careful"]}
 READS = [
     "/jobs", "/jobs?group=g&since=1h", "/jobs/d", "/jobs/d?wait=0.01", "/jobs/d/debate", "/groups", "/groups/g",
     "/groups/g/table", "/groups/g/comparison", "/groups/g/evaluation",
-    "/schedules", "/schedules/s", "/webhooks", "/webhooks/w/deliveries", "/stats", "/workers", "/spend", "/providers", "/budgets", "/budgets/day",
+    "/schedules", "/schedules/s", "/webhooks", "/webhooks/w/deliveries",
+    "/stats", "/workers", "/spend", "/providers", "/budgets", "/budgets/day",
 ]  # fmt: skip
 CHANGES = [
     (Role.PRODUCER, "POST", "/jobs", {"payload": {}, "group": "h"}),
