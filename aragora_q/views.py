@@ -6,6 +6,7 @@ Unix ms, or null. Used by the command line and by the console. Text for people i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from aragora_q.base import Group, Hold, Job
-from aragora_q.errors import AragoraQError
+from aragora_q.errors import AragoraQError, JobNotEnded, JobNotFound, TryAgain
 from aragora_q.formats import count, duration
 from aragora_q.money import MICROS
 
 if TYPE_CHECKING:
+    from aragora_q.changes import Change
     from aragora_q.contracts import Paused
     from aragora_q.gates.accounts import Account, Accounts
     from aragora_q.gates.book import Book, Budget
@@ -54,6 +56,7 @@ class JobMetadata(TypedDict):
     group: str | None
     tenant: str | None
     tags: dict[str, str]
+    notify: list[str]
     worker_id: str | None
     created_at: int | None
     started_at: int | None
@@ -167,6 +170,7 @@ class GroupJson(TypedDict):
     cancelled_by: str | None
     cancelled_reason: str | None
     then: FollowerJson | None
+    notify: list[str]
 
 
 class GroupSpentJson(GroupJson):
@@ -298,6 +302,37 @@ def paused_json(paused: Paused | None) -> OverrideJson | None:
     return {"by": paused.by, "at": round(paused.at * 1000), "reason": paused.reason}
 
 
+class ChangeJson(TypedDict):
+    """What an operator changed with one command, from its first call, `since`, to its last one, `at`."""
+
+    id: str
+    at: int
+    since: int
+    verb: str
+    subject: str | None
+    by: str
+    reason: str | None
+    detail: str | None
+    count: int
+    ids: list[str]
+
+
+def change_json(change: Change) -> ChangeJson:
+    """Return what an operator changed."""
+    return {
+        "id": change.id,
+        "at": change.at,
+        "since": change.since,
+        "verb": change.verb,
+        "subject": change.subject or None,
+        "by": change.by,
+        "reason": change.reason or None,
+        "detail": change.detail or None,
+        "count": change.count,
+        "ids": list(change.ids),
+    }
+
+
 def job_json(job: Job) -> JobJson:
     """Return a job."""
     return {
@@ -311,6 +346,7 @@ def job_json(job: Job) -> JobJson:
         "group": job.group,
         "tenant": job.tenant,
         "tags": dict(job.tags),
+        "notify": list(job.notify),
         "worker_id": job.worker_id,
         "created_at": _ms(job.created_at),
         "started_at": _ms(job.started_at),
@@ -366,6 +402,33 @@ def without_content(found: Mapping[str, Any]) -> dict[str, Any]:
             for line in kept["history"]
         ]
     return kept
+
+
+async def read_receipt(queue: RedisStreamsQueue, job_id: str) -> bytes:
+    """Return the receipt of an ended job, without a newline; signed if the configuration has a key.
+
+    Raises:
+        JobNotFound: the job is unknown or past retention.
+        JobNotEnded: it has not ended.
+        TryAgain: it changed meanwhile.
+        InvalidPayload: its data is corrupted, or cannot be in a receipt.
+    """
+    from aragora_q.report import read_calls  # noqa: PLC0415 - most commands need none
+    from aragora_q.report.receipt import make_receipt  # noqa: PLC0415 - likewise
+
+    job = await queue.get_job(job_id)
+    if job is None:
+        raise JobNotFound(job_id, queue.config.queue)
+    if not job.status.is_terminal:
+        raise JobNotEnded(job_id, job.status.value)
+    journal = await queue.tracker.checkpoints(job_id)
+    if await queue.get_job(job_id) != job:  # a requeue, or the retention time
+        raise TryAgain(f"job {job_id} changed while it was read", hint="try again")
+    calls = read_calls(journal, (job.result or {}).get("transcript"))
+    key = queue.config.receipt_key
+    secret = key.get_secret_value() if key else None
+    # In a thread: a job may have many megabytes.
+    return await asyncio.to_thread(make_receipt, queue.config.queue, job, calls, secret)
 
 
 def debate_json(job: Job, calls: Calls) -> DebateJson:
@@ -431,6 +494,7 @@ def group_json(group: Group) -> GroupJson:
         "cancelled_by": group.cancelled_by,
         "cancelled_reason": group.cancelled_reason,
         "then": {"id": group.then_id, "status": status} if group.then_id else None,
+        "notify": list(group.notify),
     }
 
 

@@ -117,6 +117,20 @@ def test_show(run_cli, on_queue):
             assert set(reply) == _names_of_parts("show", "replies")
 
 
+def test_receipt(run_cli, jobs):
+    """A receipt, and what `receipt verify` says of it."""
+    written = run_cli("receipt", "bad")
+    assert set(written.object) == set(DOCUMENTED["receipt"])
+    [row] = written.object["degradation"]
+    assert set(row) == {"code", "text"} == _names_of_parts("receipt", "degradation")
+    verified = run_cli("receipt", "verify", "-", "--json", stdin=written.out).object
+    assert set(verified) == set(DOCUMENTED["receipt verify"])
+    section = PAGE.read_text().partition("\n## receipt\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([a-z_, ]+) \|", section.partition("| fact |")[2], re.MULTILINE)
+    facts = {name for row in rows for name in row.split(", ")}
+    assert set(written.object["receipt"]) == facts
+
+
 def test_enqueue(run_cli):
     """One debate; lines of which one is refused."""
     assert set(run_cli("enqueue", "What?", "--agents", AGENTS, "--json").object) == {

@@ -163,6 +163,7 @@ def test_secrets_are_the_owners(secrets):
     assert all(re.search(r" #[0-9a-f]{64} ", line) for line in users[1:])
     names = {path.name for path in secrets.iterdir()}
     assert names == {
-        "users.acl", "stats.password", "worker.password", "producer.url", "operator.url", "tokens"
+        "users.acl", "stats.password", "worker.password", "producer.url", "operator.url", "tokens",
+        "receipt.key",
     }  # fmt: skip
     assert str(SECRETS) in (ROOT / ".gitignore").read_text()
