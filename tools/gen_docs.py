@@ -145,10 +145,10 @@ ABOUT = {
     "counts; `aragora-q budget set` replaces them. See [Money](../money.md).",
     "providers": "`[providers.NAME]` limits the calls of all workers to each account of a provider; NAME may "
     "be an account, too, as `aragora-q providers list` shows it.",
-    "schedules": "`[schedules.NAME]` enqueues a job at the times of a cron expression, once per time from any number "
-    "of hosts. See [Schedules](../schedules.md).",
-    "webhooks": "`[webhooks.NAME]` is a target that jobs and groups name in `notify`, and to which their ends are "
-    "reported. See [Webhooks](../webhooks.md).",
+    "schedules": "`[schedules.NAME]` enqueues a job at the times of a cron expression, once per time from any "
+    "number of hosts. See [Schedules](../schedules.md).",
+    "webhooks": "`[webhooks.NAME]` is a target that jobs and groups name in `notify`, and to which their ends "
+    "are reported. See [Webhooks](../webhooks.md).",
 }
 
 
