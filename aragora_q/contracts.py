@@ -431,10 +431,161 @@ class WorkerSession(CheckpointStore, ABC):
         """Delete the worker's record. The worker must have reported every job it owns."""
 
 
+class Paused(NamedTuple):
+    """Who stopped something, when, and why. `at` is in Unix seconds of the server's clock."""
+
+    at: float
+    by: str
+    reason: str
+
+
+class ClaimRequest(NamedTuple):
+    """How many messages of a webhook to take at most, and how long each attempt may take."""
+
+    webhook: str
+    limit: int
+    lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message for a webhook: an end of a job or a group that is reported to it.
+
+    Times are in Unix seconds of the server's clock.
+    """
+
+    id: str
+    """`<milliseconds>-<number>`; begins with the time of the message."""
+    webhook: str
+    kind: Literal["job", "group"]
+    subject: str
+    """Id of the job, or name of the group."""
+    event: Literal["completed", "failed", "cancelled", "ended"]
+    at: float
+    """When that happened: as `ended_at` of the job or group."""
+    attempts: int
+    """Attempts to deliver it; one under way counts."""
+    due_at: float | None
+    """When it is tried next, or the lease of the attempt under way ends; None: it does not wait."""
+    ended_at: float | None = None
+    """When it was delivered or given up."""
+    result: Literal["waiting", "delivered", "failed"] = "waiting"
+    answer: str = ""
+    """The answer to the last attempt, or why there was none."""
+
+
+class Claimed(NamedTuple):
+    """Messages to deliver now. `next_due_seconds`: how long until others are due; None: none waits."""
+
+    deliveries: list[Delivery]
+    next_due_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How an attempt to deliver a message ended.
+
+    `ok`: delivered. `retry`: not; the next attempt follows after `delay_seconds`, unless the message has waited
+    for too long. `gone`: the target wants no more messages; the webhook is disabled. `skip`: the configuration
+    does not want this event; the message is deleted.
+    """
+
+    delivery: Delivery
+    result: Literal["ok", "retry", "gone", "skip"]
+    answer: str = ""
+    delay_seconds: float = 0.0
+
+
+SettleResult = Literal["delivered", "waiting", "failed", "skipped", "settled"]
+"""What became of a message. `failed`: given up. `settled`: this attempt was recorded before, or a later one was
+begun; nothing changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookState:
+    """The state of one webhook. Times are in Unix seconds of the server's clock; None: never."""
+
+    name: str
+    waiting: int = 0
+    """Messages that are not delivered yet."""
+    oldest_at: float | None = None
+    """Since when the one waits that waits the longest."""
+    failures: int = 0
+    """Failed attempts since the last message was delivered."""
+    last_ok_at: float | None = None
+    last_error: str = ""
+    last_error_at: float | None = None
+    disabled: Paused | None = None
+    """`by` is `the target` if it answered that it wants no more messages."""
+
+
+class DeliveryTotals(NamedTuple):
+    """Lifetime totals of a queue."""
+
+    delivered: int
+    failed: int
+    """Given up."""
+    dropped: int
+    """Never tried until the end, because the outbox was full, damaged, or disabled for too long."""
+
+
+class WebhooksRead(NamedTuple):
+    """The state of webhooks at one time, `now`, in Unix seconds of the server's clock."""
+
+    now: float
+    states: dict[str, WebhookState]
+    totals: DeliveryTotals
+
+
+class Outbox(ABC):
+    """The messages of a queue for webhooks. Scripts that end jobs and groups put them there."""
+
+    @abstractmethod
+    async def claim(self, requests: Sequence[ClaimRequest]) -> Claimed:
+        """Take messages that are due, for one attempt each.
+
+        A webhook that is disabled gets none; one whose last attempt failed gets one at a time, of all processes
+        together. A message that is not settled in time is taken again.
+        """
+
+    @abstractmethod
+    async def settle(self, settled: Sequence[Settled]) -> list[SettleResult]:
+        """Record how attempts ended; may be repeated. The results are in the order of `settled`."""
+
+    @abstractmethod
+    async def states(self, names: Sequence[str]) -> WebhooksRead:
+        """Return the state of these webhooks, also of those that have had no message yet."""
+
+    @abstractmethod
+    async def known(self) -> set[str]:
+        """Return the names of all webhooks of which the queue has a state."""
+
+    @abstractmethod
+    async def deliveries(self, names: Sequence[str], limit: int) -> list[Delivery]:
+        """Return the newest messages of these webhooks, at most `limit`, newest first, also those that ended."""
+
+    @abstractmethod
+    async def redeliver(self, ids: Sequence[str], *, by: str = "", reason: str = "") -> list[str]:
+        """Send messages again that were delivered or given up, or now if they wait.
+
+        Returns one result per id: `redelivered`, `waiting` (it is due now), `full` (MAX_OUTBOX messages wait) or
+        `unknown` (or too old).
+        """
+
+    @abstractmethod
+    async def enable(self, name: str, *, by: str = "", reason: str = "") -> bool:
+        """Deliver a webhook's messages again. Returns False if it was not disabled."""
+
+    @abstractmethod
+    async def disable(self, name: str, *, by: str = "", reason: str = "") -> bool:
+        """Let a webhook's messages wait. Returns False if it was disabled already: then nothing changes."""
+
+
 class WorkQueue(JobQueue):
     """A queue as workers and maintenance use it."""
 
     config: QueueConfig
+    outbox: Outbox
     before_close: set[Callable[[], Awaitable[None]]]
     """What `close` calls and waits for first: the workers of the queue stop and release their jobs."""
 

@@ -32,6 +32,7 @@ MAINTENANCE = (
     "claim_maintenance", "reclaim", "promote", "list_held", "unhold", "unregister", "gate_room", "gate_states",
     "sample",
 )  # fmt: skip
+DELIVERY = ("claim_deliveries", "settle_deliveries")
 
 
 GatesUse = Literal["none", "sums", "read", "write"]
@@ -50,7 +51,7 @@ ROLES = {
     "producer": Role(("enqueue", "seal"), (*READ, *CONFIRM), "sums"),
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
-         "suspend", "progress", "checkpoint", "purge", *MAINTENANCE, *GATES),
+         "suspend", "progress", "checkpoint", "purge", *MAINTENANCE, *DELIVERY, *GATES),
         ("blpop", "get", "hget", "hgetall", "pttl", "xinfo|consumers", "zcard", "zrange"),
     ),
     "reaper": Role(("maintenance_lock", "gate_declare", *MAINTENANCE), READ),
@@ -59,7 +60,7 @@ ROLES = {
     "operator": Role(
         ("cancel", "cancel_group", "hold", "pause", "requeue", "seal", "purge", "purge_jobs",
          "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "gate_declare",
-         "gate_override", "gate_counters", "gate_check", *MAINTENANCE),
+         "gate_override", "gate_counters", "gate_check", "redeliver", "webhook_switch", *MAINTENANCE, *DELIVERY),
         (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip
