@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from aragora_q.base import HOLD_CAUSES, HoldCause, Job, JobQueue, JobStatus
 from aragora_q.context import Call, Settlement
+from aragora_q.errors import InvalidPayload
 from aragora_q.history import CallHistory
 
 if TYPE_CHECKING:
@@ -259,6 +260,119 @@ class BudgetRoom:
     reserved_usd: float = 0.0
     turns: bool = False
     """True if spending counts from zero again some time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """Since when something is paused, in Unix seconds of the server's clock, by whom, and why."""
+
+    at: float
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleState:
+    """What the queue knows of a schedule. Times are Unix seconds of the server's clock, None for none yet."""
+
+    name: str
+    last_at: float | None = None
+    """All times up to this one are done with: their jobs were enqueued, or they were missed or skipped."""
+    next_at: float | None = None
+    last_job: str | None = None
+    """Id of the job that it enqueued last."""
+    missed: int = 0
+    """Times that passed without a job, in total."""
+    error: str | None = None
+    """Why the job of its last time was refused."""
+    paused: Paused | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulesRead:
+    """The schedules that a queue knows, by name, at the time `now` of the server's clock in Unix seconds."""
+
+    now: float
+    states: dict[str, ScheduleState]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A time of a schedule, for which `job` is to be enqueued. Times are Unix ms."""
+
+    schedule: str
+    at: int
+    next_at: int
+    """The time after that, by the same configuration."""
+    job: Job
+    reason: str = ""
+    """For the job's history."""
+
+
+TickResult = Literal["created", "exists", "past", "paused", "full"] | InvalidPayload
+"""The answer of the queue to a tick.
+
+`exists`: a job has this id already; the schedule is done with the time. `past`: it was before. `full`: the
+queue takes no more jobs now; nothing changed. An error: why the job is refused; nothing changed.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """When a schedule is due next, and which of its times are done with although they have no job."""
+
+    schedule: ScheduleState
+    """As it was read: if it has changed since, nothing is set."""
+    next_at: int
+    """Unix ms."""
+    last_at: int | None = None
+    """Unix ms: all times up to this one are done with."""
+    missed: int = 0
+    """How many of these count as missed."""
+    error: str = ""
+    """Why the job of the last one is refused."""
+
+
+class Schedules(ABC):
+    """The schedules of a queue: what has become of their times. Methods raise as those of `JobQueue` do."""
+
+    @abstractmethod
+    async def read(self) -> SchedulesRead:
+        """Return the state of each schedule that the queue knows."""
+
+    @abstractmethod
+    async def enqueue(self, ticks: Sequence[Tick]) -> list[TickResult]:
+        """Enqueue the jobs of times that are due: each time once, from any number of processes."""
+
+    @abstractmethod
+    async def plan(self, plans: Sequence[Plan]) -> list[bool]:
+        """Set when schedules are due next, and which times are done with. Returns whether each was set."""
+
+    @abstractmethod
+    async def run(self, name: str, job: Job, *, by: str = "", reason: str = "") -> bool:
+        """Enqueue a job of a schedule now, whatever its times. Returns False if a job has its id.
+
+        Raises:
+            QueueFull: `max_backlog` is reached. Not enqueued.
+            InvalidPayload: the job is refused.
+        """
+
+    @abstractmethod
+    async def pause(self, name: str, *, by: str = "", reason: str = "") -> bool:
+        """Let all times of a schedule pass until it is resumed. Returns False if it was paused."""
+
+    @abstractmethod
+    async def resume(
+        self, name: str, *, next_at: float | None = None, by: str = "", reason: str = ""
+    ) -> bool:
+        """End a pause: times that passed meanwhile are skipped. Returns False if it was not paused.
+
+        `next_at` is when it is due next, in Unix seconds.
+        """
+
+    @abstractmethod
+    async def forget(self, name: str, *, by: str = "", reason: str = "") -> bool:
+        """Delete the state of a schedule that no configuration has any more. Returns False if there is none."""
 
 
 GateAnswer = Granted | WaitTurn | Closed | OverBudget
@@ -588,6 +702,7 @@ class WorkQueue(JobQueue):
     outbox: Outbox
     before_close: set[Callable[[], Awaitable[None]]]
     """What `close` calls and waits for first: the workers of the queue stop and release their jobs."""
+    schedules: Schedules
 
     @abstractmethod
     def session(self, identity: Identity, *, lease_seconds: float | None = None) -> WorkerSession:

@@ -136,6 +136,7 @@ COMMANDS: Mapping[str, Any] = {
 SCRIPTS: Mapping[str, Any] = {
     "cancel": PerItem(bytes),
     "cancel_group": _words("marked ended unknown"),
+    "change_schedule": _words("changed unchanged"),
     "check_group": (_words("more changed done"), bytes),
     "check_job": PerItem(bytes),
     "check_lane": (bytes, ..., (bytes, bytes)),
@@ -144,7 +145,9 @@ SCRIPTS: Mapping[str, Any] = {
     "claim_deliveries": (int, ..., (bytes, bytes, bytes, bytes, bytes, int, int, int)),
     "claim_maintenance": (int, int, int),
     "complete": PerItem(_words("completed cancelled lost failed")),
-    "enqueue": PerItem(_words("created exists full sealed refused unknown_source no_calls")),
+    "enqueue": PerItem(
+        _words("created exists full sealed refused unknown_source no_calls past paused")
+    ),
     "find": (bytes, bytes, int, ..., bytes),
     "find_live": (bytes, int, ..., bytes),
     "find_page": (_is_cursor, ..., bytes),
@@ -167,6 +170,7 @@ SCRIPTS: Mapping[str, Any] = {
     "maintenance_lock": _words("ok busy"),
     "may_write": int,
     "pause": _words("changed unchanged"),
+    "plan_schedules": PerItem(_words("planned changed")),
     "progress": PerItem(_words("ok lost")),
     "promote": (int, int),
     "purge": (int, int),

@@ -65,6 +65,7 @@ from aragora_q.redis.server import check_durability, check_server
 from aragora_q.status import JobStatusTracker
 from aragora_q.streams import finding
 from aragora_q.streams.outbox import RedisOutbox
+from aragora_q.streams.schedules import RedisSchedules
 from aragora_q.streams.session import MAX_ERROR_CHARS, RedisWorkerSession, actor_name
 
 DEAD_WORKER_LEASES = 3
@@ -93,9 +94,11 @@ class EnqueueFields(NamedTuple):
     empty: it is not of an experiment."""
     source: str = ""
     """The job whose finished calls it may take over; empty: none."""
+    tick: str = ""
+    """The time of a schedule that it is enqueued for, as JSON; empty: none."""
 
 
-NOT_STORED = ("hold", "agents", "source")
+NOT_STORED = ("hold", "agents", "source", "tick")
 """Fields that the job that follows a group does not have."""
 
 EnqueueItem = tuple[str, EnqueueFields]
@@ -143,6 +146,7 @@ class RedisStreamsQueue(WorkQueue):
         self.before_close = set()
         self.tracker = JobStatusTracker(self.connection)
         """Reads jobs, statuses and history."""
+        self.schedules = RedisSchedules(self.connection, self.check, _refusal)
         self.outbox = RedisOutbox(self.connection)
         """Messages for webhooks."""
         self._durability_is_checked = False

@@ -14,9 +14,9 @@ LIVE = ("pending", "processing", "retrying", "held")
 PARTS = ("payload", "result", "history", "journal")
 SINGLE_KEYS = {
     *LANES, *TERMINAL, "delayed", "held", "counters", "control", "workers", "events", "bell", "labels",
-    "groups", "durations", "samples:minute", "samples:hour",
+    "groups", "durations", "samples:minute", "samples:hour", "schedules", "webhooks", "changes",
 }  # fmt: skip
-KEYS_BY_NAME = ("worker", "group", "members", "experiment")
+KEYS_BY_NAME = ("worker", "group", "members", "experiment", "outbox", "sent", "delivery")
 COMPACT_BYTES = 64
 
 
