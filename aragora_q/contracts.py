@@ -545,14 +545,6 @@ class WorkerSession(CheckpointStore, ABC):
         """Delete the worker's record. The worker must have reported every job it owns."""
 
 
-class Paused(NamedTuple):
-    """Who stopped something, when, and why. `at` is in Unix seconds of the server's clock."""
-
-    at: float
-    by: str
-    reason: str
-
-
 class ClaimRequest(NamedTuple):
     """How many messages of a webhook to take at most, and how long each attempt may take."""
 

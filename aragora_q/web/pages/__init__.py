@@ -18,12 +18,13 @@ from aragora_q.web.pages import (
     money,
     new,
     overview,
+    webhooks,
     workers,
 )
 
 router = APIRouter(include_in_schema=False)
 for page in (
-    overview, jobs, job, groups, experiments, workers, money, failed, held, new, actions, controls, events,
+    overview, jobs, job, groups, experiments, workers, money, webhooks, failed, held, new, actions, controls, events,
     login,
 ):  # fmt: skip
     router.include_router(page.router)
