@@ -102,16 +102,24 @@ async def purge_pass(
     statuses: frozenset[JobStatus] = TERMINAL,
     older_than_seconds: float | None = None,
     dry_run: bool = False,
+    by: str = "",
+    reason: str = "",
 ) -> dict[JobStatus, int]:
     """Delete ended jobs past retention, or older than `older_than_seconds`, in bounded steps.
 
-    Returns counts by status.
+    `by` is the operator who asked for it, if one did. Returns counts by status.
     """
     purged: dict[JobStatus, int] = {}
     for status in sorted(statuses):
         purged[status], has_more = 0, True
         while has_more:
-            step = await queue.purge(status, older_than_seconds=older_than_seconds, dry_run=dry_run)
+            step = await queue.purge(
+                status,
+                older_than_seconds=older_than_seconds,
+                dry_run=dry_run,
+                by=by,
+                reason=reason,
+            )
             purged[status] += step.deleted
             has_more = step.has_more
     return purged

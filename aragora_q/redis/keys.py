@@ -82,6 +82,9 @@ MAX_EVENTS = 500
 MAX_CHANGES = 1_000
 """Calls of operators kept, approximately."""
 
+MAX_CHANGE_IDS = 10
+"""Ids of jobs that a change names; others are only counted."""
+
 MAX_OUTBOX = 10_000
 """Messages that may wait for one webhook; further ones are dropped and counted."""
 
@@ -154,6 +157,7 @@ LUA_CONSTANTS: dict[str, str | int | float] = {
     "MAX_EVENTS": str(MAX_EVENTS),  # text, because redis.call would have to format a number
     "MAX_BELL": MAX_BELL,
     "MAX_CHANGES": str(MAX_CHANGES),
+    "MAX_CHANGE_IDS": MAX_CHANGE_IDS,
     "MAX_OUTBOX": MAX_OUTBOX,
     "MAX_SENT": MAX_SENT,
     "DELIVERY_MS": DELIVERY_DAYS * 86_400_000,
@@ -397,6 +401,7 @@ class GateKeys:
     | `declared`                 | hash   | JSON: what each worker's configuration says of them           |
     | `declarers`                | zset   | `queue/worker` by the time until which it declares that, ms    |
     | `overrides`                | hash   | JSON: budgets and pauses that operators set                   |
+    | `changes`                  | stream | what operators did with budgets and providers, as of a queue  |
     | `accounts`                 | zset   | accounts of providers by last use, ms                         |
     | `account:<a>`              | hash   | state of an account's gate: until, why, limit, faults, probe … |
     | `permits:<a>`              | zset   | calls under way by the end of their lease, ms                 |
@@ -454,6 +459,7 @@ class GateKeys:
             "policy": "string",
             "declared": "hash",
             "overrides": "hash",
+            "changes": "stream",
             **dict.fromkeys(zsets, "zset"),
         }
         return {self.named[name]: kind for name, kind in kinds.items()}
@@ -466,7 +472,15 @@ class GateKeys:
     @cached_property
     def named(self) -> dict[str, str]:
         """The keys that every script of the gates may use, by name."""
-        names = ("policy", "declared", "declarers", "overrides", "accounts", "reservations")
+        names = (
+            "policy",
+            "declared",
+            "declarers",
+            "overrides",
+            "accounts",
+            "reservations",
+            "changes",
+        )
         return {name: f"{self.gates_prefix}{name}" for name in names}
 
     @cached_property

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
+from aragora_q.changes import actor
 from aragora_q.contracts import (
     Claimed,
     ClaimRequest,
@@ -24,7 +25,6 @@ from aragora_q.loose import json_object, text, whole
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.scripts import batched
-from aragora_q.streams.session import MAX_ERROR_CHARS, actor_name
 
 MAX_ANSWER_CHARS = 500
 """What is kept of a target's answer."""
@@ -97,7 +97,7 @@ class RedisOutbox(Outbox):
         results: list[str] = []
         for batch in batched(ids):
             answers = await self._connection.run(
-                "redeliver", [(None, (each,)) for each in batch], **_actor(by, reason)
+                "redeliver", [(None, (each,)) for each in batch], **actor(by, reason)
             )
             results += [answer.decode() for answer in answers]
         return results
@@ -110,13 +110,9 @@ class RedisOutbox(Outbox):
 
     async def _switch(self, name: str, enabled: int, by: str, reason: str) -> bool:
         result = await self._connection.run(
-            "webhook_switch", webhook=name, enabled=enabled, **_actor(by, reason)
+            "webhook_switch", webhook=name, enabled=enabled, **actor(by, reason)
         )
         return bool(result == b"changed")
-
-
-def _actor(by: str, reason: str) -> dict[str, Any]:
-    return {"by": actor_name(by), "reason": reason[:MAX_ERROR_CHARS].encode(errors="replace")}
 
 
 def _claimed(row: Sequence[Any]) -> Delivery:

@@ -28,6 +28,7 @@ from aragora_q.base import (
     JobStatus,
     QueueStats,
 )
+from aragora_q.changes import Change, actor, read_changes
 from aragora_q.config.settings import QueueConfig, get_queue_config
 from aragora_q.contracts import (
     HeldJob,
@@ -60,13 +61,14 @@ from aragora_q.loose import json_object
 from aragora_q.money import MICROS
 from aragora_q.redis import replies
 from aragora_q.redis.connection import FAILOVER_SECONDS, Connection
+from aragora_q.redis.keys import MAX_CHANGES
 from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
 from aragora_q.redis.server import check_durability, check_server
 from aragora_q.status import JobStatusTracker
 from aragora_q.streams import finding
 from aragora_q.streams.outbox import RedisOutbox
 from aragora_q.streams.schedules import RedisSchedules
-from aragora_q.streams.session import MAX_ERROR_CHARS, RedisWorkerSession, actor_name
+from aragora_q.streams.session import MAX_ERROR_CHARS, RedisWorkerSession
 
 DEAD_WORKER_LEASES = 3
 """A worker without a heartbeat for this many leases is removed; its jobs were reclaimed after one."""
@@ -317,19 +319,25 @@ class RedisStreamsQueue(WorkQueue):
         if from_phase:
             check_phase(from_phase)
         return await self._run_for_each(
-            "requeue", job_ids, **_actor(by, reason), from_phase=from_phase
+            "requeue", job_ids, **actor(by, reason), from_phase=from_phase
         )
 
     async def cancel_many(
-        self, job_ids: Sequence[str], *, by: str = "", reason: str = ""
+        self, job_ids: Sequence[str], *, by: str = "", reason: str = "", group: str = ""
     ) -> list[str]:
         """Cancel live jobs, in few round trips; `by` and `reason` are added to the history of each.
+
+        `group` is the one that is cancelled as a whole, if it is: `changes` then has one line for both.
 
         Returns one result per job: `cancelled`, `unknown` (or past retention), or the status that it had
         already: `completed`, `failed`, `was-cancelled`.
         """
         return await self._run_for_each(
-            "cancel", job_ids, retention_ms=self.config.retention_ms, **_actor(by, reason)
+            "cancel",
+            job_ids,
+            retention_ms=self.config.retention_ms,
+            group=group,
+            **actor(by, reason),
         )
 
     async def hold(self, job_id: str, *, reason: str = "", by: str = "") -> bool:
@@ -347,7 +355,7 @@ class RedisStreamsQueue(WorkQueue):
         `was-asked`, `unknown` (or past retention), or the status of a job that has ended.
         """
         return await self._run_for_each(
-            "hold", job_ids, cause="person", until_ms="", **_actor(by, reason)
+            "hold", job_ids, cause="person", until_ms="", **actor(by, reason)
         )
 
     async def unhold(self, job_id: str, *, by: str = "", reason: str = "") -> bool:
@@ -365,7 +373,7 @@ class RedisStreamsQueue(WorkQueue):
         reason: str = "",
     ) -> list[str]:
         return await self._run_for_each(
-            "unhold", job_ids, causes=" ".join(causes), **_actor(by, reason)
+            "unhold", job_ids, causes=" ".join(causes), **actor(by, reason)
         )
 
     async def get_statuses(self, job_ids: Sequence[str]) -> Mapping[str, str | None]:
@@ -408,7 +416,13 @@ class RedisStreamsQueue(WorkQueue):
         return HeldPage([_held_job(row) for row in rows], replies.text(next_after))
 
     async def seal_group(
-        self, group: str, then: Job | None = None, *, notify: Sequence[str] = ()
+        self,
+        group: str,
+        then: Job | None = None,
+        *,
+        notify: Sequence[str] = (),
+        by: str = "",
+        reason: str = "",
     ) -> bool:
         """Seal a group: it takes no more jobs, and ends when its last job has ended.
 
@@ -446,6 +460,7 @@ class RedisStreamsQueue(WorkQueue):
                 for name, value in stored._asdict().items()
                 if name not in NOT_STORED
             },
+            **actor(by, reason),
         )
         if result == b"unknown":
             raise GroupNotFound(group, self.config.queue)
@@ -462,12 +477,14 @@ class RedisStreamsQueue(WorkQueue):
             raise _refusal(stored, b"refused")
         return bool(result == b"sealed")
 
-    async def purge_many(self, job_ids: Sequence[str]) -> list[str]:
+    async def purge_many(
+        self, job_ids: Sequence[str], *, by: str = "", reason: str = ""
+    ) -> list[str]:
         """Delete jobs that have ended, in few round trips.
 
         Returns one result per job: `purged`, `unknown`, or the status of a job that has not ended.
         """
-        return await self._run_for_each("purge_jobs", job_ids)
+        return await self._run_for_each("purge_jobs", job_ids, **actor(by, reason))
 
     async def _run_for_each(
         self, script: str, job_ids: Sequence[str], **operands: Any
@@ -493,7 +510,7 @@ class RedisStreamsQueue(WorkQueue):
             "cancel_group",
             group=group,
             retention_ms=self.config.retention_ms,
-            **_actor(by, reason),
+            **actor(by, reason),
         )
         if result == b"unknown":
             raise GroupNotFound(group, self.config.queue)
@@ -501,7 +518,7 @@ class RedisStreamsQueue(WorkQueue):
         while True:
             cancelled = 0
             async for page in self.find(JobFilter(group=group, statuses=LIVE)):
-                results = await self.cancel_many(page, by=by, reason=reason)
+                results = await self.cancel_many(page, by=by, reason=reason, group=group)
                 cancelled += results.count("cancelled")
             total += cancelled
             if not cancelled:  # otherwise a job that moved meanwhile may have been missed
@@ -565,8 +582,12 @@ class RedisStreamsQueue(WorkQueue):
 
         Statistics show `by` and `reason`. Returns False if the queue was in that state already.
         """
-        result = await self.connection.run("pause", paused=int(paused), **_actor(by, reason))
+        result = await self.connection.run("pause", paused=int(paused), **actor(by, reason))
         return bool(result == b"changed")
+
+    async def changes(self, limit: int = MAX_CHANGES, *, since_ms: int = 0) -> list[Change]:
+        """Return what operators did, newest first: see `read_changes`."""
+        return await read_changes(self.connection, limit, since_ms=since_ms)
 
     async def events(self, after: str | None = None) -> AsyncIterator[dict[str, str]]:
         """Iterate over the queue's transitions as they happen, without end.
@@ -702,7 +723,13 @@ class RedisStreamsQueue(WorkQueue):
         return str(next_cursor.decode())
 
     async def purge(
-        self, status: JobStatus, *, older_than_seconds: float | None = None, dry_run: bool = False
+        self,
+        status: JobStatus,
+        *,
+        older_than_seconds: float | None = None,
+        dry_run: bool = False,
+        by: str = "",
+        reason: str = "",
     ) -> PurgeResult:
         older_than_ms = (
             self.config.retention_ms
@@ -717,6 +744,7 @@ class RedisStreamsQueue(WorkQueue):
             older_than_ms=older_than_ms,
             limit=BATCH_LIMIT,
             dry_run=int(dry_run),
+            **actor(by, reason),
         )
         return PurgeResult(deleted, has_more=bool(has_more))
 
@@ -828,14 +856,6 @@ def default_worker_id() -> str:
         c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in socket.gethostname()
     )
     return f"{host[:30].strip('._-') or 'host'}-{os.getpid()}-{secrets.token_hex(2)}"
-
-
-def _actor(by: str, reason: str) -> dict[str, Any]:
-    """Return who changes something and why, as scripts take them."""
-    return {
-        "by": actor_name(by),
-        "reason": reason[:MAX_ERROR_CHARS].encode(errors="replace"),
-    }
 
 
 def _held_job(row: Sequence[bytes]) -> HeldJob:

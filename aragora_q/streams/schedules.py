@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from aragora_q.base import Job
+from aragora_q.changes import actor_name
 from aragora_q.contracts import (
     Paused,
     Plan,
@@ -25,7 +26,7 @@ from aragora_q.loose import json_object, number_or_none, text
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.scripts import batched
-from aragora_q.streams.session import MAX_ERROR_CHARS, actor_name
+from aragora_q.streams.session import MAX_ERROR_CHARS
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import EnqueueFields, EnqueueItem

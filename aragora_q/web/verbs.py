@@ -69,8 +69,8 @@ async def _unhold(queue: RedisStreamsQueue, ids: Sequence[str], by: str, reason:
     return await queue.unhold_many(ids, by=by, reason=reason)
 
 
-async def _purge(queue: RedisStreamsQueue, ids: Sequence[str], _by: str, _reason: str) -> list[str]:
-    return await queue.purge_many(ids)
+async def _purge(queue: RedisStreamsQueue, ids: Sequence[str], by: str, reason: str) -> list[str]:
+    return await queue.purge_many(ids, by=by, reason=reason)
 
 
 _LIVE = {status.value: f"has not ended: it is {status}" for status in LIVE}

@@ -2,8 +2,8 @@
 -- Seal a group: it takes no more jobs, and ends when its last job has ended. Optionally store one job, `then`,
 -- which the script that ends the group enqueues, and the webhooks, `notify`, to which it reports that.
 -- include: groups
--- keys: stream_high stream_normal stream_low delayed completed failed cancelled counters events bell labels groups
--- args: group retention_ms then_id then_payload then_priority then_delay_ms then_max_attempts then_labels notify
+-- keys: stream_high stream_normal stream_low delayed completed failed cancelled counters events bell labels groups changes
+-- args: group retention_ms then_id then_payload then_priority then_delay_ms then_max_attempts then_labels notify by reason
 -- returns: sealed | was-sealed (with the same `then` and `notify`) | other-then (it is sealed with another `then`, or
 -- without) | other-notify | taken (a job has the id of `then`) | refused (too large) | unknown
 --
@@ -30,6 +30,7 @@ if digest ~= '' then
 end
 if notify ~= '' then redis.call('HSET', key, 'notify', notify) end
 redis.call('HSET', key, 'sealed_at', now_text)
+note_change('seal', 'group:' .. group, {}, by, reason)
 get_groups().update_group(group, {}, retention_ms)  -- ends it if no job is live
 finish_call(retention_ms)
 return 'sealed'
