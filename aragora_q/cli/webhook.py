@@ -72,7 +72,7 @@ async def list_(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only names.")] = False,
 ) -> None:
-    """List webhooks: what waits, what failed, those with a problem first.
+    """List webhooks with what waits and fails, those with a problem first.
 
     All that this configuration or the queue knows. Of an address, only the host is shown.
     """
@@ -149,7 +149,7 @@ def _totals_rows(totals: DeliveryTotals) -> Iterator[str]:
 )
 @with_config
 def test(load: LoadConfig, *, name: Name, as_json: AsJson = False, quiet: Quiet = False) -> int:
-    """Send a signed message of type `test` to a webhook from this host, once.
+    """Send one signed message of type `test` from this host.
 
     It needs no Redis, and changes nothing in the queue. The secret must be readable for you.
     """
@@ -222,7 +222,7 @@ async def deliveries(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only ids.")] = False,
 ) -> None:
-    """List messages, newest first: those that wait, and those that were delivered or given up.
+    """List messages, newest first: waiting, delivered, given up.
 
     The queue keeps each for 7 days after its last attempt, and the last 1,000 of a webhook.
     """
@@ -269,7 +269,7 @@ def _delivery_row(each: Delivery, now: float) -> tuple[str, ...]:
 
 @webhook.command(
     epilog="\b\nExamples:\n  aragora-q webhook redeliver 1795834981161-12\n"
-    "  aragora-q webhook redeliver --webhook ops --failed\n\n\b\n"
+    "  aragora-q webhook redeliver --webhook ops --failed --yes\n\n\b\n"
     "Exit codes:\n  0 all are due again   1 not confirmed   2 usage, or --yes is required\n"
     "  3 no such webhook, or a message is unknown, or too old\n"
     f"  {CODES}",
@@ -284,10 +284,10 @@ async def redeliver(
     ] = None,
     of: Annotated[
         str | None,
-        typer.Option("--webhook", metavar="NAME", help="With --failed, instead of ids: those of NAME."),
+        typer.Option("--webhook", metavar="NAME", help="Those of this webhook that wait."),
     ] = None,
     failed: Annotated[
-        bool, typer.Option("--failed", help="All messages that were given up.")
+        bool, typer.Option("--failed", help="With --webhook: those that were given up.")
     ] = False,
     reason: Reason = "",
     dry_run: Annotated[
@@ -297,10 +297,11 @@ async def redeliver(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Send messages again: those that were delivered or given up; those that wait, at once.
+    """Send messages again, or at once if they wait.
 
-    A message has the same id as before: a receiver that has it may skip it. With --failed, the command asks
-    for confirmation, or requires --yes where stdin is not a terminal.
+    With --webhook, all that wait for it; with --failed, all that were given up instead: then the command asks
+    for confirmation, or requires --yes where stdin is not a terminal. A message keeps its id: a receiver
+    that has it may skip it.
     """
     wanted = await _wanted(queue, ids or [], of, failed=failed)
     if failed and not dry_run and not yes and wanted:
@@ -330,12 +331,15 @@ async def _wanted(
     """Return the ids of messages that the arguments name. Raises typer.BadParameter."""
     from aragora_q.webhook_views import failed_deliveries, read_webhook
 
-    if bool(ids) == bool(of) or bool(of) != failed:
-        raise typer.BadParameter("give ids, or --webhook NAME with --failed")
+    if (not ids) == (of is None) or (failed and of is None):
+        raise typer.BadParameter("give ids, or --webhook NAME, with or without --failed")
     if of is None:
         return list(dict.fromkeys(ids))
     await read_webhook(queue.outbox, queue.config, of)
-    return await failed_deliveries(queue.outbox, of)
+    if failed:
+        return await failed_deliveries(queue.outbox, of)
+    listed = await queue.outbox.deliveries([of], MAX_LISTED)
+    return [each.id for each in listed if each.result == "waiting"]
 
 
 def _confirm(question: str) -> None:
@@ -359,9 +363,9 @@ async def enable(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Send the messages of a disabled webhook again, and what waits, at once.
+    """Send the messages of a disabled webhook again.
 
-    A webhook is disabled by `disable`, or when its target answers 410: it wants no more messages.
+    What waits is sent at once, and has 24 hours again. A webhook is disabled by `disable`, or when its target answers 410: it wants no more messages.
     """
     from aragora_q.webhook_views import read_webhook
 
@@ -388,9 +392,9 @@ async def disable(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Send nothing to a webhook until `enable`: its messages wait, up to 10,000 of them.
+    """Send nothing to a webhook until `enable`.
 
-    Those that wait for more than 24 hours when it is enabled get one more attempt.
+    Its messages wait: up to 10,000, each for up to 7 days.
     """
     from aragora_q.webhook_views import read_webhook
 
