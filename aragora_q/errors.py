@@ -103,20 +103,26 @@ class ProviderNotFound(AragoraQError):
 
 
 class ScheduleNotFound(AragoraQError):
-    """No schedule of this name is configured here, or known to the queue."""
-
-    exit_code = 3
-
-
-class WebhookNotFound(AragoraQError):
-    """No webhook of this name is configured here, or known to the queue."""
+    """The configuration of this process has no schedule of this name."""
 
     exit_code = 3
 
     def __init__(self, name: str, known: Collection[str]) -> None:
         super().__init__(
-            f"webhook {name!r:.60} is not configured here, and the queue knows none of this name",
-            hint=did_you_mean(name, known),
+            f"schedule {name!r:.60} is not in the configuration here",
+            hint=did_you_mean(name, known) or "check --queue, and where the configuration comes from",
+        )
+
+
+class WebhookNotFound(AragoraQError):
+    """The configuration of this process has no webhook of this name, and the queue knows none."""
+
+    exit_code = 3
+
+    def __init__(self, name: str, known: Collection[str]) -> None:
+        super().__init__(
+            f"webhook {name!r:.60} is not in the configuration here",
+            hint=did_you_mean(name, known) or "check --queue, and where the configuration comes from",
         )
 
 
