@@ -110,7 +110,8 @@ class ScheduleNotFound(AragoraQError):
     def __init__(self, name: str, known: Collection[str]) -> None:
         super().__init__(
             f"schedule {name!r:.60} is not in the configuration here",
-            hint=did_you_mean(name, known) or "check --queue, and where the configuration comes from",
+            hint=did_you_mean(name, known)
+            or "check --queue, and where the configuration comes from",
         )
 
 
@@ -122,7 +123,8 @@ class WebhookNotFound(AragoraQError):
     def __init__(self, name: str, known: Collection[str]) -> None:
         super().__init__(
             f"webhook {name!r:.60} is not in the configuration here",
-            hint=did_you_mean(name, known) or "check --queue, and where the configuration comes from",
+            hint=did_you_mean(name, known)
+            or "check --queue, and where the configuration comes from",
         )
 
 

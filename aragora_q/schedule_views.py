@@ -85,9 +85,7 @@ def require_schedule(config: QueueConfig, read: SchedulesRead, name: str) -> Sch
 def schedules_of(config: QueueConfig) -> dict[str, ScheduleConfig]:
     """Return the schedules of a configuration that are those of its queue."""
     return {
-        name: each
-        for name, each in config.schedules.items()
-        if each.queue in (None, config.queue)
+        name: each for name, each in config.schedules.items() if each.queue in (None, config.queue)
     }
 
 
@@ -171,9 +169,7 @@ async def resume_schedule(
     return await queue.schedules.resume(row.name, next_at=next_at, by=by, reason=reason)
 
 
-async def forget_schedule(
-    queue: WorkQueue, row: ScheduleRow, *, by: str, reason: str
-) -> bool:
+async def forget_schedule(queue: WorkQueue, row: ScheduleRow, *, by: str, reason: str) -> bool:
     """Delete the state of a schedule. Returns False if there was none.
 
     Raises:

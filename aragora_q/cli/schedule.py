@@ -184,10 +184,14 @@ async def show(
         shown = schedule_json(row)
         job = row.declared.job if row.declared else None
         status = {"last_status": statuses.get(row.last_job)}
-        output.json_line({**shown, **status, "times": [round(at * 1000) for at in times], "job": job})
+        output.json_line(
+            {**shown, **status, "times": [round(at * 1000) for at in times], "job": job}
+        )
         return
     for label, texts in _described(row, statuses, times, read.now):
-        for n, text in enumerate(line for each in texts for line in output.wrapped(each, LABEL_WIDTH)):
+        for n, text in enumerate(
+            line for each in texts for line in output.wrapped(each, LABEL_WIDTH)
+        ):
             output.line(f"{'' if n else label:<{LABEL_WIDTH}}{text}")
 
 
@@ -323,7 +327,8 @@ async def forget(
     row = require_schedule(queue.config, await queue.schedules.read(), name)
     if row.declared is not None:
         raise typer.BadParameter(
-            f"{name} is in the configuration: remove it there first, or use `pause`", param_hint="NAME"
+            f"{name} is in the configuration: remove it there first, or use `pause`",
+            param_hint="NAME",
         )
     changed = await queue.schedules.forget(name, by=options.operator(), reason=reason)
     if as_json:

@@ -53,9 +53,7 @@ def _webhook() -> None:
     """
 
 
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", show_default=False, help="Name of a webhook.")
-]
+Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="Name of a webhook.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 
@@ -143,12 +141,15 @@ def _totals_rows(totals: DeliveryTotals) -> Iterator[str]:
 
 
 @webhook.command(
+    "test",
     epilog="\b\nExamples:\n  aragora-q webhook test ops\n\n\b\n"
     "Exit codes:\n  0 the target answered with 2xx   1 it did not\n"
     "  3 no such webhook   78 invalid configuration, or the secret cannot be read",
 )
 @with_config
-def test(load: LoadConfig, *, name: Name, as_json: AsJson = False, quiet: Quiet = False) -> int:
+def send_test(
+    load: LoadConfig, *, name: Name, as_json: AsJson = False, quiet: Quiet = False
+) -> int:
     """Send one signed message of type `test` from this host.
 
     It needs no Redis, and changes nothing in the queue. The secret must be readable for you.
@@ -280,7 +281,9 @@ async def redeliver(
     *,
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ID]...", show_default=False, help="Messages, as `deliveries` lists them."),
+        typer.Argument(
+            metavar="[ID]...", show_default=False, help="Messages, as `deliveries` lists them."
+        ),
     ] = None,
     of: Annotated[
         str | None,
@@ -365,7 +368,8 @@ async def enable(
 ) -> None:
     """Send the messages of a disabled webhook again.
 
-    What waits is sent at once, and has 24 hours again. A webhook is disabled by `disable`, or when its target answers 410: it wants no more messages.
+    What waits is sent at once, and has 24 hours again. A webhook is disabled by `disable`, or when its target
+    answers 410: it wants no more messages.
     """
     from aragora_q.webhook_views import read_webhook
 

@@ -250,7 +250,11 @@ def _during(awaited: str, deadline: Deadline) -> Iterator[None]:
 
 def _described(error: Exception) -> str:
     """Return what is wrong with an answer; not its text."""
-    words = {"BadStatusLine": "not HTTP", "UnknownProtocol": "not HTTP/1", "LineTooLong": "a line is too long"}
+    words = {
+        "BadStatusLine": "not HTTP",
+        "UnknownProtocol": "not HTTP/1",
+        "LineTooLong": "a line is too long",
+    }
     return words.get(type(error).__name__, truncate(str(error), MAX_BODY_CHARS))
 
 

@@ -104,7 +104,9 @@ async def test_what_is_wrong_comes_first(harness, operator, queue):
     """A time that is long over, and a job that was refused, are marked, before all others."""
     at = minute(-60)
     await queue.schedules.plan([Plan(ScheduleState("report"), at, last_at=at - 60_000)])
-    refused = Plan(ScheduleState("cleanup"), minute(1), last_at=at, missed=3, error="no <i>agent</i>")
+    refused = Plan(
+        ScheduleState("cleanup"), minute(1), last_at=at, missed=3, error="no <i>agent</i>"
+    )
     await queue.schedules.plan([refused])
     page = await operator.get("/schedules")
     assert "2 schedules, 2 with a problem" in page.words

@@ -85,8 +85,7 @@ async def test_disable_and_enable(harness, operator, ends):
     assert f"disabled by {BY}" in page.words
     assert "receiver moves" in page.words
     assert (
-        "Webhook ops was already disabled."
-        in (await operator.done("/webhooks/ops/disable")).words
+        "Webhook ops was already disabled." in (await operator.done("/webhooks/ops/disable")).words
     )
     assert "Webhook ops is enabled." in (await operator.done("/webhooks/ops/enable")).words
     assert "Webhook ops was not disabled." in (await operator.done("/webhooks/ops/enable")).words
@@ -114,9 +113,7 @@ async def test_messages_are_sent_again_once_that_is_confirmed(harness, operator,
 async def test_all_that_failed_are_sent_again(harness, operator, ends):
     """The page asks with their number; if more have failed since, nothing is sent, and it asks again."""
     assert "No message failed" in (await operator.done("/webhooks/ops/redeliver", failed="1")).words
-    assert (
-        "No message was selected" in (await operator.done("/webhooks/ops/redeliver")).words
-    )
+    assert "No message was selected" in (await operator.done("/webhooks/ops/redeliver")).words
     await ends("j1", "j2")
     [first, second] = await attempt(harness.queue, "retry", "500")
     for each in (first, second):
@@ -129,9 +126,7 @@ async def test_all_that_failed_are_sent_again(harness, operator, ends):
     grown = await operator.post("/webhooks/ops/redeliver", failed="1", confirmed="1")
     assert grown.status == 409
     assert "2 messages failed by now, not 1: nothing is sent again." in grown.words
-    page = await operator.done(
-        "/webhooks/ops/redeliver", asked.fields("/webhooks/ops/redeliver")
-    )
+    page = await operator.done("/webhooks/ops/redeliver", asked.fields("/webhooks/ops/redeliver"))
     assert "2 messages to be sent again." in page.words
 
 

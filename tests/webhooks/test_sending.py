@@ -165,7 +165,9 @@ def test_a_slow_body_of_a_refusal_does_not_hold_up(receiver, tmp_path):
         sent = send(target.webhook(tmp_path, timeout_seconds=5), "1-1", BODY)
         assert (sent.result, sent.status) == (result, status)
         assert time.monotonic() - began < 2
-    target = receiver(lambda c: (c.sendall(b"HTTP/1.1 500 X\r\nContent-Length: 9\r\n\r\n"), hang(c)))
+    target = receiver(
+        lambda c: (c.sendall(b"HTTP/1.1 500 X\r\nContent-Length: 9\r\n\r\n"), hang(c))
+    )
     sent = send(target.webhook(tmp_path, timeout_seconds=1), "1-1", BODY)
     assert (sent.result, sent.text, sent.body) == ("failed", "answered 500", "")
 
@@ -237,7 +239,11 @@ def test_a_target_that_accepts_nothing(tmp_path, receiver):
         waiting[-1].connect_ex(("127.0.0.1", port))
     try:
         began = time.monotonic()
-        sent = send(target.webhook(tmp_path, url=f"https://127.0.0.1:{port}/", timeout_seconds=1), "1-1", BODY)
+        sent = send(
+            target.webhook(tmp_path, url=f"https://127.0.0.1:{port}/", timeout_seconds=1),
+            "1-1",
+            BODY,
+        )
         assert sent.text in ("no connection (127.0.0.1) within 1 s", "no TLS handshake within 1 s")
         assert time.monotonic() - began < 2
     finally:

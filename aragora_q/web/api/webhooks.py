@@ -139,6 +139,4 @@ async def redeliver(
     access.log_action("webhook redeliver", ids, body.reason)
     results = await outbox.redeliver(ids, by=access.actor.by, reason=body.reason)
     access.log_changed(sum(each in ("redelivered", "waiting") for each in results))
-    return answer(
-        {"results": [{"id": i, "result": r} for i, r in zip(ids, results, strict=True)]}
-    )
+    return answer({"results": [{"id": i, "result": r} for i, r in zip(ids, results, strict=True)]})

@@ -130,7 +130,9 @@ def _about_jobs(selection: Selection, number: int) -> Question:
         command=selection.command(),
         ids=selection.ids,
         fields=selection.fields,
-        warning="" if verb.keeps_reason else "This cannot be undone: the jobs are deleted with their results.",
+        warning=""
+        if verb.keeps_reason
+        else "This cannot be undone: the jobs are deleted with their results.",
         with_reason=verb.keeps_reason,
         tone="primary" if verb.name in ("requeue", "unhold") else "danger",
     )

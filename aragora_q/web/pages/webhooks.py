@@ -78,9 +78,7 @@ async def redeliver(request: Request, access: Operator, name: str) -> Response:
     back, confirmed = form.back(_page(name)), form.number("confirmed")
     await read_webhook(outbox, access.console.config, name)
     is_all = bool(form.text("failed"))
-    ids = (
-        await failed_deliveries(outbox, name) if is_all else list(dict.fromkeys(form.texts("id")))
-    )
+    ids = await failed_deliveries(outbox, name) if is_all else list(dict.fromkeys(form.texts("id")))
     if not ids:
         why = "No message failed" if is_all else "No message was selected"
         return redirect(back, f"{why}: nothing is sent again.")
