@@ -3,9 +3,9 @@
 A command is a module of this package. It defines a function of its name, or a Typer app for
 `budget`, `config`, `group`, `models`, `providers`, `schedule` and `webhook` (with an underscore appended if
 the name is a Python builtin), and EPILOG, the examples and exit codes at the end of its help. The module is
-imported when the command is called; `--help` reads only COMMANDS. Commands never import each other; they share `options`,
-`output`, `debates`, `filters`, `group_rows`, `selection`, `sweeping`, `bulk`, `quotes` and `waiting`. Called by
-`__main__`.
+imported when the command is called; `--help` reads only COMMANDS. Commands never import each other; they
+share `options`, `output`, `debates`, `filters`, `group_rows`, `selection`, `sweeping`, `bulk`, `quotes` and
+`waiting`. Called by `__main__`.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from aragora_q.schedule_views import ScheduleRow
     from aragora_q.streams.queue import RedisStreamsQueue
+
+    Statuses = Mapping[str, str | None]
 
 MAX_TIMES = 1_000
 """Times that `show` computes at most."""
@@ -69,7 +72,8 @@ async def list_(
     statuses = await _statuses(queue, rows)
     if as_json:
         for row in rows:
-            output.json_line({**schedule_json(row), "last_status": statuses.get(row.last_job)})
+            status = statuses.get(row.last_job or "")
+            output.json_line({**schedule_json(row), "last_status": status})
     elif not rows:
         output.info(
             f"no schedule is configured for queue {queue.config.queue}, and the queue knows none"
@@ -79,16 +83,12 @@ async def list_(
         _print_table(rows, statuses, read.now)
 
 
-async def _statuses(
-    queue: RedisStreamsQueue, rows: Sequence[ScheduleRow]
-) -> Mapping[str | None, str | None]:
+async def _statuses(queue: RedisStreamsQueue, rows: Sequence[ScheduleRow]) -> Statuses:
     """Return the status of the last job of each schedule, by id."""
-    return {**await queue.get_statuses([row.last_job for row in rows if row.last_job])}
+    return await queue.get_statuses([row.last_job for row in rows if row.last_job])
 
 
-def _print_table(
-    rows: Sequence[ScheduleRow], statuses: Mapping[str | None, str | None], now: float
-) -> None:
+def _print_table(rows: Sequence[ScheduleRow], statuses: Statuses, now: float) -> None:
     output.table(
         ("SCHEDULE", "STATE", "NEXT", "LAST JOB", "CRON"),
         [
@@ -122,11 +122,13 @@ def _time(row: ScheduleRow, at: float) -> str:
     return zoned(at, row.declared.time_zone if row.declared else "UTC")
 
 
-def _last_text(row: ScheduleRow, statuses: Mapping[str | None, str | None], now: float) -> str:
+def _last_text(row: ScheduleRow, statuses: Statuses, now: float) -> str:
+    """Return the status of the last job, and when that was due or run: its id says so."""
     if row.last_job is None:
         return "none yet"
     status = statuses.get(row.last_job) or "deleted"
-    return status if row.last_at is None else f"{status}, {output.ago(row.last_at, now)}"
+    at = re.fullmatch(r".*@([0-9]{1,11})(-run)?", row.last_job)
+    return f"{status}, {output.ago(int(at[1]), now)}" if at else status
 
 
 def _cron_text(row: ScheduleRow) -> str:
@@ -152,10 +154,8 @@ def _notes(row: ScheduleRow, now: float) -> Iterator[str]:
     if row.missed:
         yield f"{output.count(row.missed, 'time')} missed so far"
     if row.declared is None:
-        yield (
-            "not in the configuration here; if no worker has it any more: "
-            f"aragora-q schedule forget {row.name}"
-        )
+        yield "not in the configuration here; workers that have it enqueue its jobs"
+        yield f"if no worker has it any more: aragora-q schedule forget {row.name}"
 
 
 @schedule.command(
@@ -173,7 +173,10 @@ async def show(
     ] = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Show a schedule: its job, its next times, its last job, and what is wrong with it."""
+    """Show a schedule with its next times.
+
+    Also its job, the last job that it enqueued, and what is wrong with it.
+    """
     from aragora_q.schedule_views import require_schedule, schedule_json
 
     read = await queue.schedules.read()
@@ -183,10 +186,9 @@ async def show(
     if as_json:
         shown = schedule_json(row)
         job = row.declared.job if row.declared else None
-        status = {"last_status": statuses.get(row.last_job)}
-        output.json_line(
-            {**shown, **status, "times": [round(at * 1000) for at in times], "job": job}
-        )
+        status = statuses.get(row.last_job or "")
+        in_ms = [round(at * 1000) for at in times]
+        output.json_line({**shown, "last_status": status, "times": in_ms, "job": job})
         return
     for label, texts in _described(row, statuses, times, read.now):
         for n, text in enumerate(
@@ -204,7 +206,7 @@ def _next_times(row: ScheduleRow, now: float, number: int) -> list[float]:
 
 def _described(
     row: ScheduleRow,
-    statuses: Mapping[str | None, str | None],
+    statuses: Statuses,
     times: Sequence[float],
     now: float,
 ) -> Iterator[tuple[str, list[str]]]:
@@ -238,9 +240,10 @@ async def run(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Enqueue the job of a schedule now, also while it is paused, and print its id.
+    """Enqueue the job of a schedule now.
 
-    The times of the schedule stay as they are. The job's history says who ran it, and why.
+    Also while it is paused. Prints the job's id, NAME@SECONDS-run. The times of the schedule stay as they
+    are. The job's history says who ran it, and why.
     """
     from aragora_q.schedule_views import run_schedule
 
@@ -318,9 +321,9 @@ async def forget(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Delete what the queue keeps of a schedule that no configuration has any more.
+    """Delete what the queue keeps of a removed schedule.
 
-    Its jobs stay. If a worker still has it, the schedule begins again as a new one.
+    Use it when no configuration has it any more. Its jobs stay. If a worker still has it, the schedule begins again as a new one.
     """
     from aragora_q.schedule_views import require_schedule
 
