@@ -323,7 +323,8 @@ async def forget(
 ) -> None:
     """Delete what the queue keeps of a removed schedule.
 
-    Use it when no configuration has it any more. Its jobs stay. If a worker still has it, the schedule begins again as a new one.
+    Use it when no configuration has it any more. Its jobs stay. If a worker still has it, the schedule begins
+    again as a new one.
     """
     from aragora_q.schedule_views import require_schedule
 
