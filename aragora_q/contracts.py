@@ -668,14 +668,14 @@ class Outbox(ABC):
 
     @abstractmethod
     async def deliveries(self, names: Sequence[str], limit: int) -> list[Delivery]:
-        """Return the newest messages of these webhooks, at most `limit`, newest first; also ended ones."""
+        """Return the newest messages of these webhooks, newest first, also those that ended."""
 
     @abstractmethod
     async def redeliver(self, ids: Sequence[str], *, by: str = "", reason: str = "") -> list[str]:
         """Send messages again that were delivered or given up, or now if they wait.
 
-        Returns one result per id: `redelivered`, `waiting` (it is due now), `full` (MAX_OUTBOX messages
-        wait) or `unknown` (or too old).
+        Returns one result per id: `redelivered`, `waiting` (it is due now), `full` (MAX_OUTBOX messages of the
+        webhook wait) or `unknown` (or too old).
         """
 
     @abstractmethod
@@ -756,17 +756,11 @@ class WorkQueue(JobQueue):
 
     @abstractmethod
     async def purge(
-        self,
-        status: JobStatus,
-        *,
-        older_than_seconds: float | None = None,
-        dry_run: bool = False,
-        by: str = "",
-        reason: str = "",
+        self, status: JobStatus, *, older_than_seconds: float | None = None, dry_run: bool = False
     ) -> PurgeResult:
         """Delete ended jobs past retention, or older than `older_than_seconds`: one bounded step.
 
-        `dry_run` only counts them. `by` is the operator who asked for it; empty: it is maintenance.
+        `dry_run` only counts them.
         """
 
     @abstractmethod

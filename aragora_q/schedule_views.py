@@ -14,7 +14,7 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 
 from aragora_q.contracts import ScheduleState
 from aragora_q.errors import InvalidPayload, ScheduleNotFound
-from aragora_q.views import OverrideJson
+from aragora_q.views import OverrideJson, paused_json
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -129,20 +129,19 @@ def _row(
 
 def schedule_json(row: ScheduleRow) -> ScheduleJson:
     """Return a schedule."""
-    declared, paused = row.declared, row.paused
+    declared = row.declared
     return {
         "name": row.name,
         "state": row.condition,
-        "cron": declared and declared.cron,
-        "time_zone": declared and declared.time_zone,
-        "catch_up": declared and declared.catch_up,
+        "cron": declared.cron if declared else None,
+        "time_zone": declared.time_zone if declared else None,
+        "catch_up": declared.catch_up if declared else None,
         "next_at": _ms(row.next_at),
         "last_at": _ms(row.last_at),
         "last_job": row.last_job,
         "missed": row.missed,
         "error": row.error,
-        "paused": paused
-        and {"by": paused.by, "at": round(paused.at * 1000), "reason": paused.reason},
+        "paused": paused_json(row.paused),
     }
 
 
@@ -165,7 +164,9 @@ async def resume_schedule(
     queue: WorkQueue, row: ScheduleRow, now: float, *, by: str, reason: str
 ) -> bool:
     """End the pause of a schedule. Returns False if it was not paused."""
-    next_at = row.declared and row.declared.times.next_after(round(now * 1000)) / 1000
+    next_at = None
+    if row.declared is not None:
+        next_at = row.declared.times.next_after(round(now * 1000)) / 1000
     return await queue.schedules.resume(row.name, next_at=next_at, by=by, reason=reason)
 
 

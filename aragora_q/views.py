@@ -18,6 +18,7 @@ from aragora_q.formats import count, duration
 from aragora_q.money import MICROS
 
 if TYPE_CHECKING:
+    from aragora_q.contracts import Paused
     from aragora_q.gates.accounts import Account, Accounts
     from aragora_q.gates.book import Book, Budget
     from aragora_q.gates.overrides import Override
@@ -288,6 +289,13 @@ class BudgetJson(TypedDict):
     declared_by: list[str]
     window_ends_at: int | None
     spending: list[ScopeSpendingJson]
+
+
+def paused_json(paused: Paused | None) -> OverrideJson | None:
+    """Return who paused or disabled something."""
+    if paused is None:
+        return None
+    return {"by": paused.by, "at": round(paused.at * 1000), "reason": paused.reason}
 
 
 def job_json(job: Job) -> JobJson:

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 
 from aragora_q.errors import WebhookNotFound
 from aragora_q.redis.keys import MAX_OUTBOX, MAX_SENT
-from aragora_q.views import OverrideJson
+from aragora_q.views import OverrideJson, paused_json
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -88,7 +88,7 @@ class DeliveryJson(TypedDict):
 
 
 async def read_webhooks(outbox: Outbox, config: QueueConfig) -> tuple[list[WebhookRow], float]:
-    """Return all webhooks that are configured here or have a state, those with a problem first; and the time."""
+    """Return webhooks that are configured here or have a state, those with a problem first; and the time."""
     names = sorted({*config.webhooks, *await outbox.known()})
     read = await outbox.states(names)
     rows = [_row(config.webhooks.get(name), read.states[name], read.now) for name in names]
@@ -136,7 +136,6 @@ def _row(declared: WebhookConfig | None, state: WebhookState, now: float) -> Web
 
 def webhook_json(row: WebhookRow) -> WebhookJson:
     """Return a webhook."""
-    disabled = row.disabled
     return {
         "name": row.name,
         "state": row.condition,
@@ -148,8 +147,7 @@ def webhook_json(row: WebhookRow) -> WebhookJson:
         "last_ok_at": _ms(row.last_ok_at),
         "last_error": row.last_error or None,
         "last_error_at": _ms(row.last_error_at),
-        "disabled": disabled
-        and {"by": disabled.by, "at": round(disabled.at * 1000), "reason": disabled.reason},
+        "disabled": paused_json(row.disabled),
     }
 
 

@@ -10,8 +10,8 @@ and failovers that lose the last writes. Jobs fail, ask for a retry, ignore canc
 event loop for longer than a lease. Some are cancelled, purged and enqueued again under the same id. Others are
 in groups, most of which are sealed with a job that follows them, some cancelled or requeued. Some are held for
 a moment, by a person in any state, or by their executors. On one server jobs also make paid calls to a provider
-that bills (`support.paying`), under a budget that is set and reset. Two schedules are due every 5 s; one of them
-is paused and resumed.
+that bills (`support.paying`), under a budget that is set and reset. Two schedules are due every 5 s; one of
+them is paused and resumed.
 """
 
 import argparse
@@ -307,7 +307,7 @@ class Nemesis:
         async def are_planned():
             states = (await queue.schedules.read()).states
             planned = {name: state.next_at for name, state in states.items() if state.next_at}
-            return planned if len(planned) == 2 else None  # noqa: PLR2004 - both
+            return planned if len(planned) == 2 else None
 
         try:
             first = await wait_until(are_planned, 60, "schedules to be planned")

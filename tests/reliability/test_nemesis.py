@@ -85,7 +85,8 @@ ENDED = {"what": "schedule ended", "name": "steady", "last": 1015, "missed": 1, 
 TIMES = (
     {"what": "planned", "schedule": "steady", "first": 1000},
     {"what": "planned", "schedule": "paused", "first": 1000},
-    *({**TICKED, "id": job_id} for job_id in ("steady@1000", "steady@1005", "steady@1015", "paused@1000", "paused@1010")),
+    *({**TICKED, "id": job_id} for job_id in
+      ("steady@1000", "steady@1005", "steady@1015", "paused@1000", "paused@1010")),
     {"what": "event", "event": "enqueued", "ids": ["steady@1000", "paused@1000"]},
     {"what": "fault", "name": "restart_the_server", "worker": None, "began": 1011.0, "at": 1016.0},
     {"what": "schedule", "name": "paused", "verb": "pause", "began": 1001.0, "at": 1002.0},

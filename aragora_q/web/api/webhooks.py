@@ -130,7 +130,7 @@ async def redeliver(
     name: str,
     body: Annotated[SelectedDeliveries, Depends(body_of(SelectedDeliveries))],
 ) -> Response:
-    """Send messages of a webhook again, as `webhook redeliver`: also delivered ones, if they are named by id."""
+    """Send messages of a webhook again, as `webhook redeliver`; by id, also delivered ones."""
     if (body.ids is None) == (not body.failed):
         raise InvalidPayload("give either ids or failed: true")
     outbox = access.queue.outbox

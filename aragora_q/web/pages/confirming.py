@@ -1,4 +1,4 @@
-"""The page that asks before several things are changed, or something is deleted. Used by the actions of pages."""
+"""The page that asks before several things are changed, or something is deleted. Used by the pages' actions."""
 
 from __future__ import annotations
 
