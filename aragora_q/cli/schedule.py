@@ -250,7 +250,7 @@ async def run(
     now = await queue.tracker.server_time()
     job_id, created = await run_schedule(queue, name, now, by=options.operator(), reason=reason)
     if as_json:
-        output.json_line({"schedule": name, "id": job_id, "created": created})
+        output.json_line({"name": name, "id": job_id, "created": created})
     elif not quiet:
         output.line(job_id)
     if not created:
@@ -276,7 +276,7 @@ async def pause(
     require_schedule(queue.config, await queue.schedules.read(), name)
     changed = await queue.schedules.pause(name, by=options.operator(), reason=reason)
     if as_json:
-        output.json_line({"schedule": name, "paused": True, "changed": changed})
+        output.json_line({"name": name, "paused": True, "changed": changed})
     elif not quiet:
         output.line(f"{name} {'is paused' if changed else 'was already paused'}")
 
@@ -301,7 +301,7 @@ async def resume(
     row = require_schedule(queue.config, read, name)
     changed = await resume_schedule(queue, row, read.now, by=options.operator(), reason=reason)
     if as_json:
-        output.json_line({"schedule": name, "paused": False, "changed": changed})
+        output.json_line({"name": name, "paused": False, "changed": changed})
     elif not quiet:
         next_time = "".join(f"; next: {_time(row, at)}" for at in _next_times(row, read.now, 1))
         output.line(f"{name} {'is resumed' if changed else 'was not paused'}{next_time}")
@@ -309,8 +309,8 @@ async def resume(
 
 @schedule.command(
     epilog="\b\nExamples:\n  aragora-q schedule forget nightly\n\n\b\n"
-    "Exit codes:\n  0 forgotten   2 usage, or the configuration has it   3 no such schedule\n"
-    f"  {CODES}",
+    "Exit codes:\n  0 forgotten   2 usage   3 no such schedule\n"
+    f"  65 the configuration here has it\n  {CODES}",
 )
 @with_queue
 async def forget(
@@ -326,16 +326,11 @@ async def forget(
     Use it when no configuration has it any more. Its jobs stay. If a worker still has it, the schedule begins
     again as a new one.
     """
-    from aragora_q.schedule_views import require_schedule
+    from aragora_q.schedule_views import forget_schedule, require_schedule
 
     row = require_schedule(queue.config, await queue.schedules.read(), name)
-    if row.declared is not None:
-        raise typer.BadParameter(
-            f"{name} is in the configuration: remove it there first, or use `pause`",
-            param_hint="NAME",
-        )
-    changed = await queue.schedules.forget(name, by=options.operator(), reason=reason)
+    changed = await forget_schedule(queue, row, by=options.operator(), reason=reason)
     if as_json:
-        output.json_line({"schedule": name, "forgotten": changed})
+        output.json_line({"name": name, "forgotten": changed})
     elif not quiet:
         output.line(f"{name} {'is forgotten' if changed else 'was not known'}")

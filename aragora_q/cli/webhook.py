@@ -185,7 +185,7 @@ def _sent_json(name: str, target: WebhookConfig, message_id: str, sent: Sent) ->
     from urllib.parse import urlsplit
 
     return {
-        "webhook": name,
+        "name": name,
         "host": urlsplit(target.url).hostname,
         "id": message_id,
         "delivered": sent.result == "delivered",
@@ -376,7 +376,7 @@ async def enable(
     row, _ = await read_webhook(queue.outbox, queue.config, name)
     changed = await queue.outbox.enable(name, by=options.operator(), reason=reason)
     if as_json:
-        output.json_line({"webhook": name, "enabled": True, "changed": changed})
+        output.json_line({"name": name, "enabled": True, "changed": changed})
     elif not quiet:
         what = "is enabled" if changed else "was not disabled"
         waiting = f"; {output.count(row.waiting, 'message')} to be sent" if row.waiting else ""
@@ -405,7 +405,7 @@ async def disable(
     row, _ = await read_webhook(queue.outbox, queue.config, name)
     changed = await queue.outbox.disable(name, by=options.operator(), reason=reason)
     if as_json:
-        output.json_line({"webhook": name, "enabled": False, "changed": changed})
+        output.json_line({"name": name, "enabled": False, "changed": changed})
     elif not quiet:
         waiting = f"; {output.count(row.waiting, 'message')} waiting" if row.waiting else ""
         output.line(f"{name} {'is disabled' if changed else 'was already disabled'}{waiting}")

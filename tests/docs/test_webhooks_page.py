@@ -61,7 +61,9 @@ def _shown():
 
 def test_the_first_receiver_gets_what_the_page_says(printed):
     """The test, the job that names the webhook, and the group; not the job that names none."""
-    ends = [(kind, data.get("id") or data.get("name")) for kind, data in _received(printed, "received")]
+    ends = [
+        (kind, data.get("id") or data.get("name")) for kind, data in _received(printed, "received")
+    ]
     assert set(ends) == {("test", None), ("job.completed", "tea"), ("group.ended", "food")}
 
 
