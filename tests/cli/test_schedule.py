@@ -55,7 +55,7 @@ def test_a_new_schedule_has_a_next_time_in_its_zone(run_cli, weekly):
     ended = run_cli("schedule", "list")
     assert ended.code == 0
     assert re.search(
-        rf"^weekly +active +{NEXT} +none yet +0 6 \* \* MON Europe/Berlin$", ended.out, re.M
+        rf"^weekly +active +{NEXT} +none yet +0 6 \* \* MON Europe/Berlin$", ended.out, re.MULTILINE
     )
     assert len(ended.lines) == 2
     assert run_cli("schedule", "list", "-q").out == "weekly\n"
@@ -76,7 +76,7 @@ def test_show_has_the_next_times_and_the_job(run_cli, weekly):
     assert re.search(
         rf"^next       {NEXT} \(in .+\)\n           {NEXT} \(.+\)\n           {NEXT} \(",
         shown.out,
-        re.M,
+        re.MULTILINE,
     )
     assert "cron       0 6 * * MON, time zone Europe/Berlin" in shown.lines
     assert 'job        {"payload": {"n": 1}}' in shown.lines
@@ -98,7 +98,9 @@ def test_run_enqueues_the_job_now(run_cli, weekly, state_of):
     assert "@" in event["by"]
     assert run_cli("list", "--tag", "schedule=weekly", "-q").out.strip() == job_id
     assert (state_of()["last_job"], state_of()["last_status"]) == (job_id, "pending")
-    assert re.search(r"^weekly +active .* pending, .* ago ", run_cli("schedule", "list").out, re.M)
+    assert re.search(
+        r"^weekly +active .* pending, .* ago ", run_cli("schedule", "list").out, re.MULTILINE
+    )
 
 
 def test_a_job_that_was_deleted_is_shown_so(run_cli, weekly, state_of):
@@ -119,8 +121,8 @@ def test_pause_and_resume(run_cli, weekly, state_of):
         run_cli("schedule", "pause", "weekly", "--reason", "x").out == "weekly was already paused\n"
     )
     shown = run_cli("schedule", "list").out
-    assert re.search(r"^weekly +paused +on resume ", shown, re.M)
-    assert re.search(r"^weekly: paused by \S+@\S+ .* ago: holidays$", shown, re.M)
+    assert re.search(r"^weekly +paused +on resume ", shown, re.MULTILINE)
+    assert re.search(r"^weekly: paused by \S+@\S+ .* ago: holidays$", shown, re.MULTILINE)
     assert state_of()["paused"]["reason"] == "holidays"
     assert run_cli("schedule", "run", "weekly").code == 0
     ended = run_cli("schedule", "resume", "weekly")
@@ -142,7 +144,7 @@ def test_a_removed_schedule_is_listed_until_it_is_forgotten(run_cli, weekly):
     assert "remove it from the configuration of all workers first, or pause it" in ended.err
     weekly.unlink()
     shown = run_cli("schedule", "list").out
-    assert re.search(r"^weekly +not configured here ", shown, re.M)
+    assert re.search(r"^weekly +not configured here ", shown, re.MULTILINE)
     assert "if no worker has it any more: aragora-q schedule forget weekly" in shown
     assert run_cli("schedule", "show", "weekly").code == 0
     assert run_cli("schedule", "run", "weekly").code == 3

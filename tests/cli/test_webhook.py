@@ -106,7 +106,7 @@ def test_without_webhooks_the_list_says_how_to_add_one(run_cli):
 def test_a_webhook_that_sent_nothing_yet(run_cli, configured):
     """Its host is shown, not the rest of its address."""
     ended = run_cli("webhook", "list")
-    assert re.search(r"^ops +ok +0 +never +0 +hooks\.example\.com$", ended.out, re.M)
+    assert re.search(r"^ops +ok +0 +never +0 +hooks\.example\.com$", ended.out, re.MULTILINE)
     assert len(ended.lines) == 2
     for args in (("list",), ("list", "--json")):
         assert "hush" not in run_cli("webhook", *args).out
@@ -117,8 +117,12 @@ def test_what_waits_and_fails_is_shown_with_its_reason(run_cli, cancelled, settl
     cancelled("a", "b")
     settle("retry", text="answered 503 \x1b[31m")
     ended = run_cli("webhook", "list")
-    assert re.search(r"^ops +failing +2 +\d.* +never +1 +hooks\.example\.com$", ended.out, re.M)
-    assert re.search(r"^ops: last error .* ago: answered 503 \\u001b\[31m$", ended.out, re.M)
+    assert re.search(
+        r"^ops +failing +2 +\d.* +never +1 +hooks\.example\.com$", ended.out, re.MULTILINE
+    )
+    assert re.search(
+        r"^ops: last error .* ago: answered 503 \\u001b\[31m$", ended.out, re.MULTILINE
+    )
     row = run_cli("webhook", "list", "--json").object
     assert (row["state"], row["waiting"], row["failures"]) == ("failing", 2, 1)
 
@@ -133,9 +137,13 @@ def test_deliveries_newest_first(run_cli, cancelled, settle):
         ("a", "delivered"),
     ]
     shown = run_cli("webhook", "deliveries", "ops")
-    assert re.search(r"^\S+ +ops +job\.cancelled +b +\S+ s ago +0 +waiting, due$", shown.out, re.M)
     assert re.search(
-        r"^\S+ +ops +job\.cancelled +a +\S+ s ago +1 +delivered +answered 204$", shown.out, re.M
+        r"^\S+ +ops +job\.cancelled +b +\S+ s ago +0 +waiting, due$", shown.out, re.MULTILINE
+    )
+    assert re.search(
+        r"^\S+ +ops +job\.cancelled +a +\S+ s ago +1 +delivered +answered 204$",
+        shown.out,
+        re.MULTILINE,
     )
     assert run_cli("webhook", "deliveries", "-q", "-n", "1").lines == [rows[0]["id"]]
     ended = run_cli("webhook", "deliveries", "--failed")
@@ -199,8 +207,8 @@ def test_disable_and_enable(run_cli, cancelled):
     assert (ended.code, ended.out) == (0, "ops is disabled; 1 message waiting\n")
     assert run_cli("webhook", "disable", "ops").out.startswith("ops was already disabled")
     shown = run_cli("webhook", "list").out
-    assert re.search(r"^ops +disabled +1 ", shown, re.M)
-    assert re.search(r"^ops: disabled by \S+@\S+ .* ago: the receiver moves$", shown, re.M)
+    assert re.search(r"^ops +disabled +1 ", shown, re.MULTILINE)
+    assert re.search(r"^ops: disabled by \S+@\S+ .* ago: the receiver moves$", shown, re.MULTILINE)
     assert "ops: to send what waits: aragora-q webhook enable ops" in shown
     assert run_cli("webhook", "enable", "ops", "-q").out == ""
     assert run_cli("webhook", "enable", "ops").out == "ops was not disabled; 1 message to be sent\n"
@@ -216,7 +224,9 @@ def test_a_target_that_wants_no_more_messages(run_cli, cancelled, settle):
     cancelled("a")
     settle("gone", text="answered 410")
     assert re.search(
-        r"^ops: disabled by the target .* ago: answered 410$", run_cli("webhook", "list").out, re.M
+        r"^ops: disabled by the target .* ago: answered 410$",
+        run_cli("webhook", "list").out,
+        re.MULTILINE,
     )
 
 
@@ -226,7 +236,7 @@ def test_a_removed_webhook_is_listed(run_cli, cancelled, configured):
     run_cli("webhook", "disable", "ops")
     configured.unlink()
     shown = run_cli("webhook", "list").out
-    assert re.search(r"^ops +disabled +1 ", shown, re.M)
+    assert re.search(r"^ops +disabled +1 ", shown, re.MULTILINE)
     assert "ops: not in the configuration here; workers that have it send its messages" in shown
     assert run_cli("webhook", "enable", "ops").code == 0
 
