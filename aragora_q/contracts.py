@@ -277,7 +277,8 @@ class ScheduleState:
 
     name: str
     last_at: float | None = None
-    """All times up to this one are done with: their jobs were enqueued, or they were missed or skipped."""
+    """All times up to this one are done with: their jobs were enqueued, or they were missed or skipped. When a
+    schedule becomes known, it is done with all times before."""
     next_at: float | None = None
     last_job: str | None = None
     """Id of the job that it enqueued last."""
@@ -305,6 +306,8 @@ class Tick:
     next_at: int
     """The time after that, by the same configuration."""
     job: Job
+    missed: int = 0
+    """How many times before have no job, and count as missed."""
     reason: str = ""
     """For the job's history."""
 

@@ -18,6 +18,7 @@ from aragora_q.maintenance import MaintenanceLoop, run_periodically
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.retry import RetryPolicy
+from aragora_q.scheduler import Scheduler
 from aragora_q.worker import liveness
 from aragora_q.worker.fetcher import Fetcher
 from aragora_q.worker.fitness import Fitness
@@ -145,6 +146,7 @@ class DebateWorker:
         self._maintenance = MaintenanceLoop(
             queue, self.identity.worker_id, self._lease_seconds, self._gates
         )
+        self._scheduler = Scheduler(queue.schedules, config)
         self._fetcher = Fetcher(
             queue,
             self._maintenance,
@@ -219,7 +221,8 @@ class DebateWorker:
     def reconfigure(self, config: QueueConfig) -> None:
         """Apply the settings that may change while jobs run; the others stay as they are.
 
-        These are concurrency, retry delays, drain time, the largest result, budgets and limits of providers.
+        These are concurrency, retry delays, drain time, the largest result, budgets, limits of providers and
+        schedules.
         """
         self._runner.reconfigure(config)
         names = ("drain_timeout_seconds", "budgets", "providers")
@@ -228,6 +231,7 @@ class DebateWorker:
         )
         if self._gates is not None:
             self._gates.reconfigure(self._config)
+        self._scheduler.reconfigure(config)
 
     def get_stats(self) -> WorkerStats:
         """Return what the worker did so far and does now."""
@@ -301,6 +305,7 @@ class DebateWorker:
                 name="orphan-check",
             ),
             asyncio.create_task(self._follow_gates(), name="gates"),
+            asyncio.create_task(self._scheduler.run(), name="schedules"),
         ]
         try:
             await asyncio.wait([fetch, *background], return_when=asyncio.FIRST_COMPLETED)
@@ -352,6 +357,8 @@ class DebateWorker:
             await self._stop.guard(self._refresh_gates())
         if self._burst and not self._stop.is_set():  # it may be over before maintenance is due
             await self._maintenance.unhold()
+            with suppress(*SERVER_ERRORS):
+                await self._scheduler.step()
         self._has_declared.set()
         await self._fetcher.run()
 
