@@ -54,6 +54,7 @@ class JobMetadata(TypedDict):
     group: str | None
     tenant: str | None
     tags: dict[str, str]
+    notify: list[str]
     worker_id: str | None
     created_at: int | None
     started_at: int | None
@@ -167,6 +168,7 @@ class GroupJson(TypedDict):
     cancelled_by: str | None
     cancelled_reason: str | None
     then: FollowerJson | None
+    notify: list[str]
 
 
 class GroupSpentJson(GroupJson):
@@ -311,6 +313,7 @@ def job_json(job: Job) -> JobJson:
         "group": job.group,
         "tenant": job.tenant,
         "tags": dict(job.tags),
+        "notify": list(job.notify),
         "worker_id": job.worker_id,
         "created_at": _ms(job.created_at),
         "started_at": _ms(job.started_at),
@@ -431,6 +434,7 @@ def group_json(group: Group) -> GroupJson:
         "cancelled_by": group.cancelled_by,
         "cancelled_reason": group.cancelled_reason,
         "then": {"id": group.then_id, "status": status} if group.then_id else None,
+        "notify": list(group.notify),
     }
 
 

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Record how attempts to deliver messages ended.
 -- include: groups
--- keys: webhooks counters labels
+-- keys: webhooks counters events labels
 -- args:
 -- each attempt: webhook id attempts result delay_ms answer
 -- returns: per attempt: delivered | waiting | failed (given up) | skipped | settled (recorded before, or by a later
@@ -54,8 +54,11 @@ local function settle(name, id, attempts, result, delay_ms, answer)
   redis.call('HDEL', webhooks, 'probe_until:' .. name)
   redis.call('HSET', webhooks, 'failures:' .. name, text(failures), 'error:' .. name, answer, 'error_at:' .. name, now_text)
   if result == 'gone' then
-    redis.call('HSETNX', webhooks, 'disabled:' .. name,
-      cjson.encode({at = now, by = 'the target', reason = answer}))
+    local disabled = cjson.encode({at = now, by = 'the target', reason = answer})
+    if redis.call('HSETNX', webhooks, 'disabled:' .. name, disabled) == 1 then
+      redis.call('XADD', events, 'MAXLEN', '~', MAX_EVENTS, '*',
+        'event', 'webhook_disabled', 'webhook', name, 'by', 'the target', 'reason', answer)
+    end
     delay_ms = '0'
   elseif is_too_old(name, state) then
     end_delivery(outbox, name, id, delivery, 'failed')

@@ -76,9 +76,10 @@ class CancelledGroup(TypedDict):
 
 
 class Seal(Strict):
-    """What follows a group: the fields of a job, without `group`."""
+    """What follows a group: the fields of a job, without `group`; and webhooks that its end is reported to."""
 
     then: dict[str, Any] | None = None
+    notify: list[str] = Field(default_factory=list)
 
 
 class TableQuery(Strict):
@@ -159,9 +160,9 @@ async def seal_group(
     access.log_action("group seal", [name])
     config, then = access.console.config, None
     if body.then is not None:
-        defaults = default_fields(config.default_agents)
+        defaults = default_fields(config.default_agents, config.default_notify)
         then, _ = create_follower(name, body.then, defaults, config)
-    is_new = await access.queue.seal_group(name, then)
+    is_new = await access.queue.seal_group(name, then, notify=body.notify)
     group = await require_group(viewer_queue(access), name)
     return answer({**views.group_json(group), "sealed": is_new})
 
