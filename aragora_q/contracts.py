@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from aragora_q.base import HOLD_CAUSES, HoldCause, Job, JobQueue, JobStatus
+from aragora_q.base import HOLD_CAUSES, Group, HoldCause, Job, JobQueue, JobStatus
 from aragora_q.context import Call, Settlement
 from aragora_q.errors import InvalidPayload
 from aragora_q.history import CallHistory
@@ -736,6 +736,18 @@ class WorkQueue(JobQueue):
 
         `after` is that of the page before; a page may be empty without being the last.
         """
+
+    @abstractmethod
+    async def get_jobs(self, job_ids: Sequence[str], *, max_bytes: int) -> list[Job | None]:
+        """Return jobs with payload, result and last error, in the order of their ids, in few round trips.
+
+        None for a job that is unknown, past retention, or whose data is corrupted. A payload or result longer
+        than `max_bytes` is left out: then the payload is empty and the result is None.
+        """
+
+    @abstractmethod
+    async def get_group(self, name: str) -> Group | None:
+        """Return a group; None if it has no job, or its data is corrupted."""
 
     @abstractmethod
     async def get_statuses(self, job_ids: Sequence[str]) -> Mapping[str, str | None]:

@@ -31,7 +31,9 @@ FLEX_CALL_SECONDS = 1_800.0
 class TableConfig(BaseModel):
     """An entry of one of the tables of named values."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -349,6 +351,8 @@ class WebhookConfig(TableConfig):
     @field_validator("url")
     @classmethod
     def _is_https(cls, value: str) -> str:
+        if not re.fullmatch("[!-~]*", value):
+            raise ValueError("must be ASCII without blanks: other characters are written as %XX")
         try:
             parts = urlsplit(value)
             _ = parts.port
@@ -356,6 +360,8 @@ class WebhookConfig(TableConfig):
             raise ValueError(f"is not an address: {error}") from None
         if parts.scheme != "https" or not parts.hostname:
             raise ValueError("must begin with https:// and a host")
+        if parts.port == 0:
+            raise ValueError("must not have port 0")
         if parts.username is not None or parts.password is not None or parts.fragment:
             raise ValueError("must not contain user, password or fragment")
         return value

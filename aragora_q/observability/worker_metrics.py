@@ -20,6 +20,7 @@ from aragora_q.context import NOT_BILLED, Call, Settlement
 OUTCOMES = ("completed", "retrying", "failed", "released", "held", "lost", "cancelled")
 _DURATION_BUCKETS = (0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 _LATENCY_BUCKETS = (0.005, 0.05, 0.5, 1, 5, 15, 60, 300, 900, 3600)
+_DELIVERY_BUCKETS = (0.05, 0.1, 0.5, 1, 2, 5, 15, 30, 60, 120)
 _WAIT_BUCKETS = (0.005, 0.05, 0.5, 1, 2, 5, 15, 30, 60)
 
 MAX_MODELS = 100
@@ -125,6 +126,14 @@ class WorkerMetrics:
         self.concurrency = metric(
             Gauge, "concurrency", "Maximum number of jobs that this worker runs at once."
         )
+        deliveries = metric(
+            Histogram,
+            "webhook_delivery_duration_seconds",
+            "Duration of attempts to deliver a message to a webhook, by result.",
+            "result",
+            buckets=_DELIVERY_BUCKETS,
+        )
+        self.deliveries = {result: deliveries(result) for result in ("delivered", "failed")}
         self.leases_lost = metric(Counter, "leases_lost", "Running jobs whose lease was lost.")
         self.redis_errors: Callable[[str], Any] = metric(
             Counter, "redis_errors", "Failed calls to Redis, by kind of error.", "kind"

@@ -32,7 +32,7 @@ def job_message(queue: str, delivery: Delivery, job: Job | None, *, with_result:
     is known of the end that it reports. `with_result`: with payload and result, which are null if they are too
     large.
     """
-    data = {
+    data: dict[str, Any] = {
         "queue": queue,
         "id": delivery.subject,
         "status": delivery.event,
@@ -41,7 +41,7 @@ def job_message(queue: str, delivery: Delivery, job: Job | None, *, with_result:
     if job is not None and _is_same(job.completed_at, delivery.at):
         data |= _facts(job, delivery.event)
         if with_result:
-            data |= {"payload": job.payload, "result": job.result}
+            data |= {"payload": job.payload or None, "result": job.result}
     return _message(f"job.{delivery.event}", delivery.at, data)
 
 

@@ -1,6 +1,6 @@
 """Send one message to a webhook's target, and say how it answered.
 
-Called by the deliverer in a thread per message, by `webhook test`, and by `doctor`, which only looks targets up.
+Called by the deliverer in a thread per message, and by `webhook test`; `doctor` only looks targets up.
 Workers are inside private networks, and the names of targets are not theirs: a message goes only to addresses
 that were checked, never where an answer leads. Nothing of a secret, and no URL, is in a result: some URLs are
 secrets.
@@ -87,7 +87,7 @@ class Deadline:
 
 
 def send(webhook: WebhookConfig, message_id: str, body: bytes) -> Sent:
-    """Sign and send a message, once. Blocks for `timeout_seconds` at most, and for as long as the look-up takes.
+    """Sign and send a message, once. Blocks for at most `timeout_seconds`, or as long as the look-up takes.
 
     Raises:
         ConfigError: the secret or the CA certificate cannot be used. Nothing was sent.
@@ -119,8 +119,10 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
         changed_at = tuple(_changed_at(path, needed=bool(ca_file)) for path in paths if path)
         return _context(ca_file, changed_at)
     except OSError as error:  # ssl.SSLError is one
-        reason = error.strerror if error.errno and error.strerror else "no certificate in PEM"
-        raise ConfigError(f"cannot use ca_file {ca_file}: {reason}") from None
+        is_format = isinstance(error, ssl.SSLError)
+        reason = "no certificate in PEM" if is_format else error.strerror
+        source = f"ca_file {ca_file}" if ca_file else "the system's CAs"
+        raise ConfigError(f"cannot use {source}: {reason}") from None
 
 
 def _changed_at(path: str, *, needed: bool) -> int:
@@ -195,7 +197,7 @@ def _exchange(
         with closing(secured):
             wire = _Wire(secured, deadline)
             request = HTTPSConnection(str(parts.hostname), parts.port or 443, context=context)
-            request.sock = wire  # type: ignore[assignment] # so it opens no connection itself
+            request.sock = wire  # so it opens no connection itself
             target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
             with _during("end of the request", deadline):
                 request.request("POST", target, body, {**_HEADERS, **headers})
@@ -264,7 +266,7 @@ class _Wire:
     def __init__(self, connected: ssl.SSLSocket, deadline: Deadline) -> None:
         self._connected = connected
         self._deadline = deadline
-        self._file = io.BufferedReader(_Answer(connected, deadline))
+        self._file = _Reader(_Answer(connected, deadline))
 
     def sendall(self, data: bytes) -> None:
         """Send, in pieces: a receiver that takes a byte a second does not extend the time."""
@@ -274,11 +276,18 @@ class _Wire:
             rest = rest[self._connected.send(rest[:CHUNK_BYTES]) :]
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """Return the one reader of all answers on this connection."""
+        """Return the reader of answers."""
         return self._file
 
     def close(self) -> None:
         """Do nothing: the caller closes the connection."""
+
+
+class _Reader(io.BufferedReader):
+    """The one reader of all answers on a connection: interim ones come before the last."""
+
+    def close(self) -> None:
+        """Do nothing: http.client closes it after each of them."""
 
 
 class _Answer(io.RawIOBase):

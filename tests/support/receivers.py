@@ -83,7 +83,7 @@ class Received:
 class Receiver:
     """Accepts connections on an address of loopback. `behave` is what it does after each request.
 
-    `certificate` None: it speaks no TLS. `before_tls` True: it behaves before the handshake, so it reads nothing.
+    `certificate` None: it speaks no TLS. `before_tls` True: it behaves before the handshake, and reads nothing.
     """
 
     def __init__(
@@ -203,12 +203,15 @@ def receiving(*args, **options):
         receiver.close()
 
 
+_look_up = socket.getaddrinfo
+
+
 def resolve_to(monkeypatch, *answers, seconds=0.0):
     """Fake the look-up of names: the addresses of each call in turn, the last ones from then on.
 
     An answer is one address or a list of them. Returns the list of names that were looked up.
     """
-    real, looked_up, rest = socket.getaddrinfo, [], list(answers)
+    looked_up, rest = [], list(answers)
 
     def look_up(host, port, *args, **options):
         looked_up.append(host)
@@ -217,7 +220,7 @@ def resolve_to(monkeypatch, *answers, seconds=0.0):
         return [
             each
             for address in ([found] if isinstance(found, str) else found)
-            for each in real(address, port, *args, **options)
+            for each in _look_up(address, port, *args, **options)
         ]
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from email.utils import formatdate
+from pathlib import Path
 
 import pytest
 from support.receivers import answer, forever, hang, new_secret, raw, resolve_to, trickle
@@ -13,32 +14,38 @@ from aragora_q.webhooks.sending import MAX_ANSWER_BYTES, send
 
 BODY = b'{"type":"test"}'
 
+ENDED = "no valid answer: the connection was closed before its end"
+TOO_LONG = "no valid answer: its header is longer than 65,536 bytes"
+REDIRECT = "answered 304: a redirect, which is not followed"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
 ANSWERS = {
     "200": (answer(200), "delivered", "answered 200"),
     "200 and then closes": (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n"), "delivered", "answered 200"),
     "early hints": (raw(b"HTTP/1.1 103 Hints\r\nLink: x\r\n\r\nHTTP/1.1 201 C\r\n\r\n"), "delivered", "answered 201"),
-    "interim and HTTP/1.0": (raw(b"HTTP/1.1 100 C\r\n\r\nHTTP/1.1 102 C\r\n\r\nHTTP/1.0 202 C\r\n\r\n"), "delivered", "answered 202"),
+    "interim": (raw(CONTINUE + b"HTTP/1.1 102 C\r\n\r\nHTTP/1.0 202 C\r\n\r\n"), "delivered", "answered 202"),
     "410": (answer(410), "gone", "answered 410"),
     "404": (answer(404), "failed", "answered 404"),
     "500": (answer(500), "failed", "answered 500"),
     "101": (answer(101), "failed", "answered 101"),
-    "304": (answer(304), "failed", "answered 304: a redirect, which is not followed"),
-    "nothing": (raw(b""), "failed", "no valid answer: the connection was closed before its end"),
-    "half a header": (raw(b"HTTP/1.1 200 OK\r\n"), "failed", "no valid answer: the connection was closed before its end"),
-    "half a line": (raw(b"HTTP/1.1 200 OK\r\nX: "), "failed", "no valid answer: the connection was closed before its end"),
+    "304": (answer(304), "failed", REDIRECT),
+    "nothing": (raw(b""), "failed", ENDED),
+    "half a header": (raw(b"HTTP/1.1 200 OK\r\n"), "failed", ENDED),
+    "half a line": (raw(b"HTTP/1.1 200 OK\r\nX: "), "failed", ENDED),
     "garbage": (raw(b"\0\xff<script>\r\n\r\n" * 9), "failed", "no valid answer: not HTTP"),
     "status of letters": (raw(b"HTTP/1.1 2OO OK\r\n\r\n"), "failed", "no valid answer: not HTTP"),
     "status of five digits": (raw(b"HTTP/1.1 99999 OK\r\n\r\n"), "failed", "no valid answer: not HTTP"),
     "HTTP/3": (raw(b"HTTP/3 200 OK\r\n\r\n"), "failed", "no valid answer: not HTTP/1"),
     "long line": (raw(b"HTTP/1.1 200 " + b"x" * 70_000), "failed", "no valid answer: "),
     "many headers": (raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 101), "failed", "no valid answer: got more than 100 headers"),
-    "endless 100": (forever(b"HTTP/1.1 100 Continue\r\n\r\n"), "failed", "no valid answer: its header is longer than 65,536 bytes"),
-    "endless 103": (forever(b"HTTP/1.1 103 Hints\r\nX: y\r\n\r\n"), "failed", "no valid answer: its header is longer than 65,536 bytes"),
+    "endless 100": (forever(CONTINUE), "failed", TOO_LONG),
+    "endless 103": (forever(b"HTTP/1.1 103 Hints\r\nX: y\r\n\r\n"), "failed", TOO_LONG),
     "endless text": (forever(b"x" * 1000), "failed", "no valid answer: "),
-    "endless header": (forever(b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 60_000 + b"\r\n"), "failed", "no valid answer: "),
-    "chunked nonsense, 200": (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n-5\r\n"), "delivered", "answered 200"),
-    "chunked nonsense, 500": (raw(b"HTTP/1.1 500 E\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n-5\r\n"), "failed", "answered 500"),
-    "endless chunk": (raw(b"HTTP/1.1 500 E\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffff\r\nx"), "failed", "answered 500"),
+    "endless header": (forever(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 60_000), "failed", "no valid answer: "),
+    "chunked nonsense, 200": (raw(b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"zz\r\n-5\r\n"), "delivered", "answered 200"),
+    "chunked nonsense, 500": (raw(b"HTTP/1.1 500 E\r\n" + CHUNKED + b"zz\r\n-5\r\n"), "failed", "answered 500"),
+    "endless chunk": (raw(b"HTTP/1.1 500 E\r\n" + CHUNKED + b"ffffffffffff\r\nx"), "failed", "answered 500"),
     "negative length": (raw(b"HTTP/1.1 500 E\r\nContent-Length: -9\r\n\r\n"), "failed", "answered 500"),
     "huge length": (raw(b"HTTP/1.1 500 E\r\nContent-Length: 10000000000\r\n\r\n"), "failed", "answered 500"),
 }  # fmt: skip
@@ -74,8 +81,7 @@ def test_the_secret_is_read_for_each_message(receiver, tmp_path):
     webhook = target.webhook(tmp_path)
     send(webhook, "1-1", BODY)
     old, target.secret = target.secret, new_secret()
-    with open(webhook.secret_file, "w") as file:
-        file.write(f"{target.secret}\n{old}\n")
+    Path(webhook.secret_file).write_text(f"{target.secret}\n{old}\n")
     send(webhook, "1-2", BODY)
     first, second = target.requests
     assert first.verified(old) == second.verified(old) == second.verified(target.secret)
@@ -298,10 +304,10 @@ def test_a_renewed_ca_file_applies(receiver, certificates, tmp_path):
     """Without a restart."""
     target = receiver()
     ca = tmp_path / "ca.pem"
-    ca.write_bytes(open(certificates["untrusted.crt"], "rb").read())
+    ca.write_bytes(Path(certificates["untrusted.crt"]).read_bytes())
     webhook = target.webhook(tmp_path, ca_file=str(ca))
     assert send(webhook, "1-1", BODY).result == "failed"
-    ca.write_bytes(open(certificates["ca.crt"], "rb").read())
+    ca.write_bytes(Path(certificates["ca.crt"]).read_bytes())
     assert send(webhook, "1-1", BODY).result == "delivered"
 
 
