@@ -225,7 +225,7 @@ class DebateWorker:
     def reconfigure(self, config: QueueConfig) -> None:
         """Apply the settings that may change while jobs run; the others stay as they are.
 
-        These are concurrency, retry delays, drain time, the largest result, budgets, limits of providers and
+        These are concurrency, retry delays, drain time, the largest result, budgets, limits of providers,
         schedules and webhooks.
         """
         self._runner.reconfigure(config)
