@@ -86,7 +86,7 @@ Timeout = Annotated[
         "--timeout",
         metavar="SECONDS",
         min=0,
-        help="Stop waiting after this many seconds (exit code 124).",
+        help="Stop waiting after this time (exit code 124).",
     ),
 ]
 
