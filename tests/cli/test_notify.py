@@ -110,7 +110,7 @@ def test_a_setting_that_names_no_webhook_is_a_fault_of_the_configuration(run_cli
     configure('default_notify = ["nope"]')
     ended = run_cli("enqueue", "Tea?", *AGENTS)
     assert ended.code == 78
-    assert "nope is not in webhooks" in ended.err
+    assert "'nope' is not in webhooks" in ended.err
 
 
 def test_a_quote_checks_names_too(run_cli, configure):

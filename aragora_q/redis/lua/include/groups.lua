@@ -47,40 +47,6 @@ local function create_job(job, id, payload, priority, delay_ms, max_attempts)
   if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
 end
 
--- Put a message in the outbox of each webhook: `messages` are a webhook, what ended (job or group), its id or name, how
--- it ended, and so on. Whatever is wrong with an outbox, the end itself must not fail: a message that cannot be kept is
--- counted as dropped.
-local function post(messages)  -- rare
-  local total, room, dropped = #messages / 4, {}, 0
-  local last = redis.pcall('HINCRBY', counters, 'notified', text(total))  -- makes ids that are new in this millisecond
-  if type(last) == 'table' then  -- not a number
-    redis.pcall('HSET', counters, 'notified', text(total))
-    last = total
-  end
-  for n = 1, total do
-    local webhook, kind, subject, event = unpack(messages, 4 * n - 3, 4 * n)
-    local outbox = queue_prefix .. 'outbox:' .. webhook
-    local id = now_text .. '-' .. text(last - total + n)
-    local delivery = queue_prefix .. 'delivery:' .. id
-    if not room[webhook] then  -- noted there, it is known also while no process delivers its messages
-      redis.pcall('HSETNX', queue_prefix .. 'webhooks', 'since:' .. webhook, now_text)
-      local size = redis.pcall('ZCARD', outbox)
-      room[webhook] = type(size) == 'number' and MAX_OUTBOX - size or 0
-    end
-    local is_kept = room[webhook] > 0 and type(redis.pcall('HSET', delivery, 'webhook', webhook, 'kind', kind, 'subject',
-      subject, 'event', event, 'at', now_text, 'queued_at', now_text)) == 'number'
-    if is_kept then
-      redis.pcall('PEXPIRE', delivery, text(DELIVERY_MS))
-      is_kept = type(redis.pcall('ZADD', outbox, now_text, id)) == 'number'
-    end
-    if is_kept then room[webhook] = room[webhook] - 1 else dropped = dropped + 1 end
-  end
-  for webhook in pairs(room) do  -- no outbox outlives its messages, also if no process delivers them any more
-    redis.pcall('PEXPIRE', queue_prefix .. 'outbox:' .. webhook, text(DELIVERY_MS))
-  end
-  if dropped > 0 then redis.pcall('HINCRBY', counters, 'deliveries_dropped', text(dropped)) end
-end
-
 local deleted = {}  -- jobs with labels that this call deleted: an id, its labels, and so on
 
 -- Delete a job that ended as `status`, with all its keys, but not its place in the index of ended jobs.
@@ -224,6 +190,40 @@ local function create_groups()  -- rare
     publish_event('enqueued', {id})
   end
 
+  -- Put a message in the outbox of each webhook: `messages` are a webhook, what ended (job or group), its id or name,
+  -- how it ended, and so on. Whatever is wrong with an outbox, the end itself must not fail: a message that cannot be
+  -- kept is counted as dropped.
+  local function post(messages)
+    local total, room, dropped = #messages / 4, {}, 0
+    local last = redis.pcall('HINCRBY', counters, 'notified', text(total))  -- for ids that differ within a millisecond
+    if type(last) == 'table' then  -- not a number
+      redis.pcall('HSET', counters, 'notified', text(total))
+      last = total
+    end
+    for n = 1, total do
+      local webhook, kind, subject, event = unpack(messages, 4 * n - 3, 4 * n)
+      local outbox = queue_prefix .. 'outbox:' .. webhook
+      local id = now_text .. '-' .. text(last - total + n)
+      local delivery = queue_prefix .. 'delivery:' .. id
+      if not room[webhook] then  -- noted there, it is known also while no process delivers its messages
+        redis.pcall('HSETNX', queue_prefix .. 'webhooks', 'since:' .. webhook, now_text)
+        local size = redis.pcall('ZCARD', outbox)
+        room[webhook] = type(size) == 'number' and MAX_OUTBOX - size or 0
+      end
+      local is_kept = room[webhook] > 0 and type(redis.pcall('HSET', delivery, 'webhook', webhook, 'kind', kind,
+        'subject', subject, 'event', event, 'at', now_text, 'queued_at', now_text)) == 'number'
+      if is_kept then
+        redis.pcall('PEXPIRE', delivery, text(DELIVERY_MS))
+        is_kept = type(redis.pcall('ZADD', outbox, now_text, id)) == 'number'
+      end
+      if is_kept then room[webhook] = room[webhook] - 1 else dropped = dropped + 1 end
+    end
+    for webhook in pairs(room) do  -- no outbox outlives its messages, also if no process delivers them any more
+      redis.pcall('PEXPIRE', queue_prefix .. 'outbox:' .. webhook, text(DELIVERY_MS))
+    end
+    if dropped > 0 then redis.pcall('HINCRBY', counters, 'deliveries_dropped', text(dropped)) end
+  end
+
   -- End a group: it is sealed, and none of its jobs is live.
   local function end_group(key, then_status, retention_ms)
     redis.call('HSET', key, 'ended_at', now_text)
@@ -300,7 +300,7 @@ local function create_groups()  -- rare
   return {
     label = label, unlabel = unlabel, is_sealed = is_sealed, is_taken = is_taken, read_then = read_then,
     enqueue_then = enqueue_then, end_group = end_group, delete_group = delete_group, update_group = update_group,
-    count_moves = count_moves,
+    count_moves = count_moves, post = post,
   }
 end
 
@@ -327,7 +327,7 @@ local function count_in_groups(retention_ms)  -- rare
       end
     end
   end
-  if #messages > 0 then post(messages) end
+  if #messages > 0 then get_groups().post(messages) end
   if #labeled_moves > 0 then get_groups().count_moves(labeled_moves, retention_ms) end
 end
 
