@@ -158,16 +158,16 @@ class Accounts:
         """
         is_new = name not in await self.pauses()
         if reason or is_new:
-            await write_override(self._connection, "pause", name, {"by": by, "reason": reason})
+            await write_override(self._connection, "pause", name, {}, by=by, reason=reason)
         return is_new
 
-    async def resume(self, name: str) -> Resumed:
+    async def resume(self, name: str, *, by: str = "", reason: str = "") -> Resumed:
         """End a pause, and open what is closed for other reasons.
 
         Raises:
             ProviderNotFound: no calls to it are known, and it is not paused.
         """
-        changed = await write_override(self._connection, "pause", name, None)
+        changed = await write_override(self._connection, "pause", name, None, by=by, reason=reason)
         found, pauses = await self.accounts(), await self.pauses()
         known = {each for account in found for each in account.paused_by}
         if not changed and name not in known:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from aragora_q import loose
 from aragora_q.config.tables import BudgetConfig, check_name
 from aragora_q.errors import BudgetNotFound, InvalidPayload, did_you_mean, validation_rule
+from aragora_q.formats import dollars
 from aragora_q.gates.overrides import Override, read_overrides, write_override
 from aragora_q.gates.policy import budget_rule
 from aragora_q.money import MICROS
@@ -167,12 +168,20 @@ class Book:
         self, name: str, budget: BudgetConfig, *, by: str, reason: str = ""
     ) -> None:
         """Set a budget for all workers, over what they declare, until it is reset."""
-        value = {"rule": budget_rule(budget), "by": by, "reason": reason}
-        await write_override(self._connection, "budget", name, value)
+        detail = f"{dollars(budget.limit_usd)}/{budget.window}, scope {budget.scope}, on full: {budget.on_full}"
+        await write_override(
+            self._connection,
+            "budget",
+            name,
+            {"rule": budget_rule(budget)},
+            by=by,
+            reason=reason,
+            detail=detail,
+        )
 
-    async def reset_budget(self, name: str) -> bool:
+    async def reset_budget(self, name: str, *, by: str = "", reason: str = "") -> bool:
         """Let what workers declare apply again. Returns False if nothing was set."""
-        return await write_override(self._connection, "budget", name, None)
+        return await write_override(self._connection, "budget", name, None, by=by, reason=reason)
 
 
 def changed_budget(name: str, before: Budget | None, given: Mapping[str, object]) -> BudgetConfig:

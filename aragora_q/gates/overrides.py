@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from aragora_q import codec, loose
+from aragora_q.changes import actor
 from aragora_q.formats import ago
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
@@ -46,12 +47,26 @@ async def read_overrides(connection: Connection, kind: Kind) -> dict[str, Overri
 
 
 async def write_override(
-    connection: Connection, kind: Kind, name: str, value: Mapping[str, Any] | None
+    connection: Connection,
+    kind: Kind,
+    name: str,
+    value: Mapping[str, Any] | None,
+    *,
+    by: str,
+    reason: str,
+    detail: str = "",
 ) -> bool:
-    """Set `name`, with `by`, `reason` and, of a budget, its `rule`; None ends that.
+    """Set `name`, for a budget with its `rule`; None ends that. `detail` is the budget in words.
 
     Returns False if there was nothing to end.
     """
     text = b"" if value is None else codec.encode(value)
-    result = await connection.run("gate_override", kind=kind, name=name, value=text)
+    result = await connection.run(
+        "gate_override",
+        kind=kind,
+        name=name,
+        value=text,
+        detail=detail,
+        **actor(by, reason),
+    )
     return bool(result != b"unchanged")

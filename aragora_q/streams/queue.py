@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any, NamedTuple, cast
 
@@ -23,11 +24,13 @@ from aragora_q.base import (
     LIVE,
     WORKER_ID_PATTERN,
     EnqueueResult,
+    Group,
     HoldCause,
     Job,
     JobStatus,
     QueueStats,
 )
+from aragora_q.changes import Change, actor, read_changes
 from aragora_q.config.settings import QueueConfig, get_queue_config
 from aragora_q.contracts import (
     HeldJob,
@@ -48,22 +51,26 @@ from aragora_q.errors import (
     JobNotFound,
     NotDurable,
     QueueFull,
+    did_you_mean,
 )
 from aragora_q.gates.call_history import read_history
 from aragora_q.gates.client import RedisGates
 from aragora_q.gates.spending import Spending
 from aragora_q.history import CallHistory
 from aragora_q.job import check_job, check_phase, forked_from
-from aragora_q.labels import JobFilter, decode_labels, encode_labels
+from aragora_q.labels import JobFilter, check_notify, decode_labels, encode_labels
 from aragora_q.loose import json_object
 from aragora_q.money import MICROS
 from aragora_q.redis import replies
 from aragora_q.redis.connection import FAILOVER_SECONDS, Connection
+from aragora_q.redis.keys import MAX_CHANGES
 from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
 from aragora_q.redis.server import check_durability, check_server
 from aragora_q.status import JobStatusTracker
 from aragora_q.streams import finding
-from aragora_q.streams.session import MAX_ERROR_CHARS, RedisWorkerSession, actor_name
+from aragora_q.streams.outbox import RedisOutbox
+from aragora_q.streams.schedules import RedisSchedules
+from aragora_q.streams.session import MAX_ERROR_CHARS, RedisWorkerSession
 
 DEAD_WORKER_LEASES = 3
 """A worker without a heartbeat for this many leases is removed; its jobs were reclaimed after one."""
@@ -91,9 +98,11 @@ class EnqueueFields(NamedTuple):
     empty: it is not of an experiment."""
     source: str = ""
     """The job whose finished calls it may take over; empty: none."""
+    tick: str = ""
+    """The time of a schedule that it is enqueued for, as JSON; empty: none."""
 
 
-NOT_STORED = ("hold", "agents", "source")
+NOT_STORED = ("hold", "agents", "source", "tick")
 """Fields that the job that follows a group does not have."""
 
 EnqueueItem = tuple[str, EnqueueFields]
@@ -141,6 +150,9 @@ class RedisStreamsQueue(WorkQueue):
         self.before_close = set()
         self.tracker = JobStatusTracker(self.connection)
         """Reads jobs, statuses and history."""
+        self.schedules = RedisSchedules(self.connection, self.check, _refusal)
+        self.outbox = RedisOutbox(self.connection)
+        """Messages for webhooks."""
         self._durability_is_checked = False
         self._keys = self.connection.keys
 
@@ -238,9 +250,12 @@ class RedisStreamsQueue(WorkQueue):
         what the experiment that is the job's group records of it; see `recorded_agents`.
 
         Raises:
-            InvalidPayload: the job breaks a rule, or its payload is larger than `max_payload_bytes`.
+            InvalidPayload: the job breaks a rule, names a webhook that is not in the configuration, or its
+                payload is larger than `max_payload_bytes`.
         """
         check_job(job)
+        if job.notify:
+            self._check_notify(f"job {job.id}", job.notify)
         payload = _encode_payload(job)
         if len(payload) > self.config.max_payload_bytes:
             raise InvalidPayload(
@@ -261,6 +276,18 @@ class RedisStreamsQueue(WorkQueue):
             agents.encode(),
             forked_from(job.payload) or "",
         )
+
+    def _check_notify(self, subject: str, names: Sequence[str]) -> None:
+        """Raise InvalidPayload if these webhooks break a rule, or are not in the configuration."""
+        check_notify(names)
+        known = self.config.webhooks
+        if unknown := next((name for name in names if name not in known), None):
+            raise InvalidPayload(
+                f"{subject}: notify: {unknown} is not a webhook of this configuration",
+                hint=did_you_mean(unknown, known)
+                or (f"known webhooks: {', '.join(sorted(known))}" if known else "")
+                or "declare it in the table [webhooks], also where jobs are enqueued",
+            )
 
     async def get_status(self, job_id: str) -> JobStatus | None:
         return await self.tracker.get_status(job_id)
@@ -294,19 +321,25 @@ class RedisStreamsQueue(WorkQueue):
         if from_phase:
             check_phase(from_phase)
         return await self._run_for_each(
-            "requeue", job_ids, **_actor(by, reason), from_phase=from_phase
+            "requeue", job_ids, **actor(by, reason), from_phase=from_phase
         )
 
     async def cancel_many(
-        self, job_ids: Sequence[str], *, by: str = "", reason: str = ""
+        self, job_ids: Sequence[str], *, by: str = "", reason: str = "", group: str = ""
     ) -> list[str]:
         """Cancel live jobs, in few round trips; `by` and `reason` are added to the history of each.
+
+        `group` is the one that is cancelled as a whole, if it is: `changes` then has one line for both.
 
         Returns one result per job: `cancelled`, `unknown` (or past retention), or the status that it had
         already: `completed`, `failed`, `was-cancelled`.
         """
         return await self._run_for_each(
-            "cancel", job_ids, retention_ms=self.config.retention_ms, **_actor(by, reason)
+            "cancel",
+            job_ids,
+            retention_ms=self.config.retention_ms,
+            group=group,
+            **actor(by, reason),
         )
 
     async def hold(self, job_id: str, *, reason: str = "", by: str = "") -> bool:
@@ -324,7 +357,7 @@ class RedisStreamsQueue(WorkQueue):
         `was-asked`, `unknown` (or past retention), or the status of a job that has ended.
         """
         return await self._run_for_each(
-            "hold", job_ids, cause="person", until_ms="", **_actor(by, reason)
+            "hold", job_ids, cause="person", until_ms="", **actor(by, reason)
         )
 
     async def unhold(self, job_id: str, *, by: str = "", reason: str = "") -> bool:
@@ -342,8 +375,22 @@ class RedisStreamsQueue(WorkQueue):
         reason: str = "",
     ) -> list[str]:
         return await self._run_for_each(
-            "unhold", job_ids, causes=" ".join(causes), **_actor(by, reason)
+            "unhold", job_ids, causes=" ".join(causes), **actor(by, reason)
         )
+
+    async def get_jobs(self, job_ids: Sequence[str], *, max_bytes: int) -> list[Job | None]:
+        read = await self.tracker.read_jobs(job_ids, max_bytes=max_bytes)
+        jobs = [job if isinstance(job, Job) else None for job in read.jobs]
+        return [
+            replace(job, payload={}, result=None) if job and job.id in read.cut else job
+            for job in jobs
+        ]
+
+    async def get_group(self, name: str) -> Group | None:
+        try:
+            return await self.tracker.get_group(name)
+        except InvalidPayload:
+            return None
 
     async def get_statuses(self, job_ids: Sequence[str]) -> Mapping[str, str | None]:
         return await self.tracker.get_statuses(job_ids)
@@ -384,18 +431,30 @@ class RedisStreamsQueue(WorkQueue):
         )
         return HeldPage([_held_job(row) for row in rows], replies.text(next_after))
 
-    async def seal_group(self, group: str, then: Job | None = None) -> bool:
+    async def seal_group(
+        self,
+        group: str,
+        then: Job | None = None,
+        *,
+        notify: Sequence[str] = (),
+        by: str = "",
+        reason: str = "",
+    ) -> bool:
         """Seal a group: it takes no more jobs, and ends when its last job has ended.
+
+        Its end is reported to the webhooks in `notify`.
 
         `then` is enqueued when the group has ended, however its jobs ended; once, even if jobs are requeued
         or purged later. If all jobs have ended already, it is enqueued now. Returns False if the group was
-        sealed before, with the same `then`.
+        sealed before, with the same `then` and `notify`.
 
         Raises:
             GroupNotFound: the group has no job.
-            GroupSealed: the group was sealed before, with another `then` or without.
-            InvalidPayload: `then` breaks a rule, has a group, or its id is taken. Not sealed.
+            GroupSealed: the group was sealed before, with another `then` or `notify`, or without.
+            InvalidPayload: `then` breaks a rule, has a group, or its id is taken, or a webhook is not in the
+                configuration. Not sealed.
         """
+        self._check_notify(f"group {group}", notify)
         stored = EnqueueFields("", b"", 0, 0, 0, "")
         if then is not None:
             if then.group is not None:
@@ -411,16 +470,20 @@ class RedisStreamsQueue(WorkQueue):
             "seal",
             group=group,
             retention_ms=self.config.retention_ms,
+            notify=" ".join(notify),
             **{
                 f"then_{name}": value
                 for name, value in stored._asdict().items()
                 if name not in NOT_STORED
             },
+            **actor(by, reason),
         )
         if result == b"unknown":
             raise GroupNotFound(group, self.config.queue)
         if result == b"other-then":
             raise GroupSealed(f"group {group} was sealed before, without this job to follow it")
+        if result == b"other-notify":
+            raise GroupSealed(f"group {group} was sealed before, with other webhooks, or without")
         if result == b"taken":
             raise InvalidPayload(
                 f"job {stored.id} exists: the job that follows a group needs a new id",
@@ -430,12 +493,14 @@ class RedisStreamsQueue(WorkQueue):
             raise _refusal(stored, b"refused")
         return bool(result == b"sealed")
 
-    async def purge_many(self, job_ids: Sequence[str]) -> list[str]:
+    async def purge_many(
+        self, job_ids: Sequence[str], *, by: str = "", reason: str = ""
+    ) -> list[str]:
         """Delete jobs that have ended, in few round trips.
 
         Returns one result per job: `purged`, `unknown`, or the status of a job that has not ended.
         """
-        return await self._run_for_each("purge_jobs", job_ids)
+        return await self._run_for_each("purge_jobs", job_ids, **actor(by, reason))
 
     async def _run_for_each(
         self, script: str, job_ids: Sequence[str], **operands: Any
@@ -461,7 +526,7 @@ class RedisStreamsQueue(WorkQueue):
             "cancel_group",
             group=group,
             retention_ms=self.config.retention_ms,
-            **_actor(by, reason),
+            **actor(by, reason),
         )
         if result == b"unknown":
             raise GroupNotFound(group, self.config.queue)
@@ -469,7 +534,7 @@ class RedisStreamsQueue(WorkQueue):
         while True:
             cancelled = 0
             async for page in self.find(JobFilter(group=group, statuses=LIVE)):
-                results = await self.cancel_many(page, by=by, reason=reason)
+                results = await self.cancel_many(page, by=by, reason=reason, group=group)
                 cancelled += results.count("cancelled")
             total += cancelled
             if not cancelled:  # otherwise a job that moved meanwhile may have been missed
@@ -533,8 +598,13 @@ class RedisStreamsQueue(WorkQueue):
 
         Statistics show `by` and `reason`. Returns False if the queue was in that state already.
         """
-        result = await self.connection.run("pause", paused=int(paused), **_actor(by, reason))
+        result = await self.connection.run("pause", paused=int(paused), **actor(by, reason))
         return bool(result == b"changed")
+
+    async def changes(self, limit: int = MAX_CHANGES, *, since_ms: int = 0) -> list[Change]:
+        """Return what operators did, newest first: see `read_changes`."""
+        async with self.connection.open_gates() as gates:
+            return await read_changes(self.connection, gates, limit, since_ms=since_ms)
 
     async def events(self, after: str | None = None) -> AsyncIterator[dict[str, str]]:
         """Iterate over the queue's transitions as they happen, without end.
@@ -670,7 +740,13 @@ class RedisStreamsQueue(WorkQueue):
         return str(next_cursor.decode())
 
     async def purge(
-        self, status: JobStatus, *, older_than_seconds: float | None = None, dry_run: bool = False
+        self,
+        status: JobStatus,
+        *,
+        older_than_seconds: float | None = None,
+        dry_run: bool = False,
+        by: str = "",
+        reason: str = "",
     ) -> PurgeResult:
         older_than_ms = (
             self.config.retention_ms
@@ -685,6 +761,7 @@ class RedisStreamsQueue(WorkQueue):
             older_than_ms=older_than_ms,
             limit=BATCH_LIMIT,
             dry_run=int(dry_run),
+            **actor(by, reason),
         )
         return PurgeResult(deleted, has_more=bool(has_more))
 
@@ -796,14 +873,6 @@ def default_worker_id() -> str:
         c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in socket.gethostname()
     )
     return f"{host[:30].strip('._-') or 'host'}-{os.getpid()}-{secrets.token_hex(2)}"
-
-
-def _actor(by: str, reason: str) -> dict[str, Any]:
-    """Return who changes something and why, as scripts take them."""
-    return {
-        "by": actor_name(by),
-        "reason": reason[:MAX_ERROR_CHARS].encode(errors="replace"),
-    }
 
 
 def _held_job(row: Sequence[bytes]) -> HeldJob:

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from aragora_q import codec
-from aragora_q.base import MAX_HOLD_BY_BYTES, Job, JobStatus
+from aragora_q.base import Job, JobStatus
+from aragora_q.changes import actor_name
 from aragora_q.config import QueueConfig
 from aragora_q.contracts import (
     MAX_PUT_OFF_SECONDS,
@@ -323,11 +324,6 @@ def _started(row: list[Any], worker_id: str) -> Job:
         raw_payload=payload,
         **decode_labels(labels),
     )
-
-
-def actor_name(name: str) -> bytes:
-    """Return who or what changes a job as Redis keeps it: at most MAX_HOLD_BY_BYTES of UTF-8."""
-    return name.encode(errors="replace")[:MAX_HOLD_BY_BYTES].decode(errors="ignore").encode()
 
 
 def _report_bytes(placed: tuple[int, Item]) -> int:

@@ -1,11 +1,13 @@
 #!lua flags=allow-oom
 -- Cancel live jobs, whatever their status; the worker of a running job learns of it at its next renewal.
 -- include: groups
--- keys: stream_high stream_normal stream_low delayed held cancelled counters events bell labels groups
--- args: retention_ms by reason
+-- keys: stream_high stream_normal stream_low delayed held cancelled counters events bell labels groups changes
+-- args: retention_ms by reason group
 -- each job: id
 -- returns: per job: cancelled | unknown, or the terminal status it already had
 -- (completed | failed | was-cancelled)
+--
+-- `group`: the group that is cancelled with all its jobs; empty: none is.
 
 local results, cancelled_ids = {}, {}
 for n = 1, items do
@@ -33,6 +35,7 @@ for n = 1, items do
   end
 end
 count('cancelled', #cancelled_ids)
-publish_event('cancelled', cancelled_ids)
+publish_event('cancelled', cancelled_ids, 'by', by, 'reason', cut(reason))
+if #cancelled_ids > 0 then note_changes('cancel', group ~= '' and 'group:' .. group or '', cancelled_ids, by, reason) end
 finish_call(retention_ms)
 return results

@@ -2,14 +2,14 @@
 -- Hold live jobs: they do not start until `unhold`. A running job is held when its attempt ends, if that does not end
 -- the job.
 -- include: groups holds
--- keys: stream_high stream_normal stream_low delayed held counters events bell labels groups
+-- keys: stream_high stream_normal stream_low delayed held counters events bell labels groups changes
 -- args: cause by reason until_ms
 -- each job: id
 -- returns: per job: held | asked (it is running) | was-held | was-asked | unknown, or the terminal status it has
 --
 -- `until_ms` is a duration, empty for none. A person who holds a job that was held automatically takes the hold over.
 
-local results, held_ids = {}, {}
+local results, held_ids, changed_ids = {}, {}, {}
 
 -- Hold a job in its lane, in the delayed index, or, if its data is damaged, in neither.
 local function hold_waiting(job, id, state)
@@ -34,23 +34,25 @@ for n = 1, items do
     results[n] = 'unknown'
   elseif status == 'pending' or status == 'retrying' then
     hold_waiting(job, id, state)
-    results[n], held_ids[#held_ids + 1] = 'held', id
+    results[n], held_ids[#held_ids + 1], changed_ids[#changed_ids + 1] = 'held', id, id
   elseif status == 'processing' then
     results[n] = state.hold_asked and 'was-asked' or 'asked'
     if not state.hold_asked then
       redis.call('HSET', job, 'hold_asked', now_text)
+      changed_ids[#changed_ids + 1] = id
       write_hold(job, state, cause, by, reason, until_ms, '')
     end
   elseif status ~= 'held' then
     results[n] = status
   elseif cause == 'person' and state.hold_cause ~= 'person' then
     write_hold(job, state, cause, by, reason, until_ms, '')
-    results[n] = 'held'
+    results[n], changed_ids[#changed_ids + 1] = 'held', id
   else
     results[n] = 'was-held'
   end
 end
 count('held', #held_ids)
-publish_event('held', held_ids)
+publish_event('held', held_ids, 'by', by, 'reason', cut(reason))
+if cause == 'person' and #changed_ids > 0 then note_changes('hold', '', changed_ids, by, reason) end
 finish_call()
 return results

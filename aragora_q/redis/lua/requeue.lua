@@ -1,7 +1,7 @@
 #!lua
 -- Return failed and cancelled jobs to PENDING at the tail of their lane, with their attempts reset.
 -- include: groups
--- keys: stream_high stream_normal stream_low failed cancelled counters events bell delayed labels groups
+-- keys: stream_high stream_normal stream_low failed cancelled counters events bell delayed labels groups changes
 -- args: by reason from_phase
 -- each job: id
 -- returns: per job: requeued | unknown | malformed (the dead letter of a malformed entry) | not-reached, or the
@@ -122,6 +122,7 @@ for n = 1, items do
   end
 end
 count('requeued', #requeued)
-publish_event('requeued', requeued)
+publish_event('requeued', requeued, 'by', by, 'reason', cut(reason))
+if #requeued > 0 then note_changes('requeue', '', requeued, by, reason, from_phase ~= '' and 'from ' .. from_phase or '') end
 finish_call()
 return results

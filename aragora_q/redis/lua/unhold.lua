@@ -2,7 +2,7 @@
 -- Return held jobs to where they came from: their lane, or the delayed index. The hold that was asked of a running job
 -- is withdrawn.
 -- include: groups
--- keys: stream_high stream_normal stream_low delayed held counters events bell labels groups
+-- keys: stream_high stream_normal stream_low delayed held counters events bell labels groups changes
 -- args: causes by reason
 -- each job: id
 -- returns: per job: unheld | not-held (a live job) | unknown, the terminal status it has, or the cause of its hold,
@@ -35,7 +35,7 @@ local function return_job(job, id, state)
   redis.call('ZREM', held, id)
 end
 
-local results, unheld_ids = {}, {}
+local results, unheld_ids, changed_ids = {}, {}, {}
 for n = 1, items do
   local job, id = item(n)
   local state = read(job, 'status', 'priority', 'held_from', 'held_due', 'held_at', 'hold_cause', 'hold_until',
@@ -52,7 +52,7 @@ for n = 1, items do
       clear_hold(job)
       note_actor(job, 'unheld', state, by, reason)
       if is_held and not may_free.person and state.held_at then redis.call('HSET', job, 'held_at', state.held_at) end
-      results[n] = 'unheld'
+      results[n], changed_ids[#changed_ids + 1] = 'unheld', id
     else
       results[n] = cause
     end
@@ -63,6 +63,7 @@ for n = 1, items do
   end
 end
 count('unheld', #unheld_ids)
-publish_event('unheld', unheld_ids)
+publish_event('unheld', unheld_ids, 'by', by, 'reason', cut(reason))
+if #changed_ids > 0 then note_changes('unhold', '', changed_ids, by, reason) end
 finish_call()
 return results

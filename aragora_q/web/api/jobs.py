@@ -82,6 +82,7 @@ class NewJob(Source, total=False):
     group: str | None
     tenant: str | None
     tags: dict[str, str]
+    notify: list[str]
     approve_above_usd: float | None
     max_quote_usd: float | None
 
@@ -244,7 +245,7 @@ async def enqueue(access: Producer, request: Request) -> Response:
 async def put_job(access: Producer, job_id: str, request: Request) -> Response:
     """Enqueue a job under an id, once, however often it is sent.
 
-    200: the id exists, with the same payload, group, tenant, tags, priority and, while they are kept,
+    200: the id exists, with the same payload, group, tenant, tags, notify, priority and, while they are kept,
     `max_attempts`. 409: something of it differs. A delay, and prices that need an approval, are not compared.
     """
     fields = await read_object(request)
@@ -274,7 +275,8 @@ async def _exists(access: Access, job_id: Any) -> bool:
 
 def new_checker(access: Access, summary: BulkSummary) -> LineChecker:
     """Return what makes and checks jobs, with the defaults of the configuration."""
-    defaults = default_fields(access.console.config.default_agents)
+    config = access.console.config
+    defaults = default_fields(config.default_agents, config.default_notify)
     quoter = Quoter(access.queue)
     return LineChecker(
         quoter,
@@ -309,7 +311,7 @@ async def _check_same(access: Access, job: Job) -> None:
         raise TryAgain(
             f"job {job.id} existed and was deleted meanwhile: nothing is changed"
         ) from None
-    for name in ("payload", "group", "tenant", "tags", "priority", "max_attempts"):
+    for name in ("payload", "group", "tenant", "tags", "notify", "priority", "max_attempts"):
         wanted, found = getattr(job, name), getattr(existing, name)
         if name == "max_attempts":
             wanted = wanted or access.console.config.retry_max_attempts

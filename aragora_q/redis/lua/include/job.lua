@@ -172,12 +172,15 @@ local function parse_int(text)
   return text and #text <= 15 and string.find(text, '^%-?%d+$') and tonumber(text) or nil
 end
 
--- Append a line to a job's history: an error, or, with `by`, why that one changed the job. The text is cut at
--- MAX_HISTORY_BYTES, never inside a character.
+-- Text of an error or a reason, cut at MAX_HISTORY_BYTES, never inside a character.
+local function cut(text)
+  if #text <= MAX_HISTORY_BYTES then return text end
+  return (string.gsub(string.sub(text, 1, MAX_HISTORY_BYTES), '[\192-\255][\128-\191]*$', ''))
+end
+
+-- Append a line to a job's history: an error, or, with `by`, why that one changed the job.
 local function append_history(job, cause, state, text, by)
-  if #text > MAX_HISTORY_BYTES then
-    text = string.gsub(string.sub(text, 1, MAX_HISTORY_BYTES), '[\192-\255][\128-\191]*$', '')
-  end
+  text = cut(text)
   local line = cjson.encode({
     at = now, cause = cause, attempt = parse_int(tostring(state.attempts or 0)),
     worker = state.lease_owner, by = by, [by and 'reason' or 'error'] = text,
@@ -259,4 +262,47 @@ local function publish_event(event, ids, ...)
   if #ids == 0 then return end
   redis.call('XADD', events, 'MAXLEN', '~', MAX_EVENTS, '*',
     'event', event, 'ids', table.concat(ids, ' '), ...)
+end
+
+-- Note in `changes` what an operator did, and why; nothing if `by` is empty: then it was not an operator. `verb` is one
+-- word; `subject` is what was changed, such as `group:<name>` or `budget:<name>`, or empty for the queue or its jobs;
+-- `ids` are the jobs or messages, none for other subjects. Optional: `detail`, what it was changed to; `n_ids`, how
+-- many there are, if not all are in `ids`; `since`, when the first of several calls was made, in ms.
+local function note_change(verb, subject, ids, by, reason, detail, n_ids, since)
+  if by == '' then return end
+  local fields = {
+    'verb', verb, 'subject', subject, 'by', by, 'reason', cut(reason), 'detail', detail or '',
+    'count', text(n_ids or #ids), 'ids', table.concat(ids, ' ', 1, math.min(#ids, MAX_CHANGE_IDS)),
+    'since', since or now_text,
+  }
+  local reply = tolerate_damage(redis.pcall('XADD', changes, 'MAXLEN', '~', MAX_CHANGES, '*', unpack(fields)))
+  if type(reply) == 'table' then  -- a key of another type: replace it
+    redis.call('UNLINK', changes)
+    redis.call('XADD', changes, '*', unpack(fields))
+  end
+end
+
+local SAME_COMMAND_MS = 10000
+
+-- The same for what may take several calls: a command that changes many jobs sends 100 per call. If the operator's last
+-- change says the same and is not older than SAME_COMMAND_MS, it is replaced by one that has the jobs of both.
+local function note_changes(verb, subject, ids, by, reason, detail)
+  if by == '' then return end
+  local last
+  local entries = redis.pcall('XREVRANGE', changes, '+', '-', 'COUNT', 5)  -- of the last operators
+  for _, entry in ipairs(entries.err and {} or entries) do
+    local change = {at = entry_ms(entry[1]), entry = entry[1]}
+    for f = 1, #entry[2], 2 do change[entry[2][f]] = entry[2][f + 1] end
+    if change.by == by and not last then last = change end
+  end
+  if not (last and now - last.at < SAME_COMMAND_MS and last.verb == verb and last.subject == subject
+    and last.reason == cut(reason) and last.detail == (detail or '')
+    and redis.pcall('XDEL', changes, last.entry) == 1) then
+    note_change(verb, subject, ids, by, reason, detail)
+    return
+  end
+  local all = {}
+  for id in string.gmatch(last.ids or '', '%S+') do all[#all + 1] = id end
+  for n = 1, math.min(#ids, MAX_CHANGE_IDS) do all[#all + 1] = ids[n] end
+  note_change(verb, subject, all, by, reason, detail, (parse_int(last.count) or 0) + #ids, last.since)
 end
