@@ -67,7 +67,7 @@ class Scheduler:
         own = {
             name: schedule
             for name, schedule in config.schedules.items()
-            if schedule.queue in (None, self._queue_name)
+            if schedule.is_of(self._queue_name)
         }
         for name in [name for name in self._own if self._own[name] != own.get(name)]:
             for known in (self._since, self._first, self._full):
@@ -90,13 +90,16 @@ class Scheduler:
 
     async def step(self) -> tuple[int, float]:
         """Enqueue what is due now. Returns the number of jobs, and the seconds until the next step."""
-        if not self._own:
+        own = self._own
+        if not own:
             return 0, READ_SECONDS
         read = await self._schedules.read()
         now, next_at = round(read.now * 1000), []
         ticks: list[Tick] = []
         plans: list[Plan] = []
-        for name in self._own:
+        for name in own:
+            if self._own is not own:  # reconfigured meanwhile; nothing was sent yet
+                return 0, 0.0
             state = read.states.get(name, ScheduleState(name))
             due, plan, first_at = self._judge(name, state, now)
             if due is not None:
@@ -104,6 +107,8 @@ class Scheduler:
             if plan is not None:
                 plans.append(plan)
             next_at.append(first_at)
+            if due is not None or (plan is not None and plan.missed):
+                await asyncio.sleep(0)  # to count many missed times takes milliseconds
         results = await self._schedules.enqueue(ticks) if ticks else []
         for tick, result in zip(ticks, results, strict=True):
             plans += self._conclude(tick, result, read.states.get(tick.schedule))
@@ -112,7 +117,7 @@ class Scheduler:
                 if is_set and plan.last_at is not None:
                     self._log_missed(plan.schedule.name, plan.missed, plan.last_at, plan.error)
         spread_seconds = random.uniform(0, SPREAD_SECONDS)  # noqa: S311 - spreads load, guards nothing
-        until_next = (min(next_at, default=now) - now) / 1000
+        until_next = (min(next_at) - now) / 1000
         return results.count("created"), min(until_next, READ_SECONDS) + spread_seconds
 
     def _judge(
