@@ -154,6 +154,21 @@ async def test_hosts_in_the_middle_of_an_upgrade(clocked, clock):
     assert shown(clocked) == ["05 10:00 CEST", "05 10:30 CEST", "05 11:30 CEST"]
 
 
+async def test_state_that_is_lost_or_forgotten(clocked, clock):
+    """A process that has run since before a time does not enqueue it a second time; the next ones are due."""
+    clock.set("2026-05-05T09:30")
+    process = scheduler(clocked, s={"cron": "0 * * * *", "job": JOB})
+    await process.step()
+    await follow(process, clock, "2026-05-05T10:00:01")
+    [job_id] = [job_id for event, job_id in clocked.events() if event == "enqueued"]
+    await clocked.queue.cancel(job_id)
+    await clocked.queue.purge_many([job_id])
+    assert await clocked.queue.schedules.forget("s")
+    assert [(await process.step())[0] for _ in range(3)] == [0, 0, 0]
+    await follow(process, clock, "2026-05-05T11:00:01")
+    assert shown(clocked) == ["05 10:00 CEST", "05 11:00 CEST"]
+
+
 @pytest.mark.parametrize(("catch_up", "expected"), [("none", []), ("last", ["07 06:00 CEST"])])
 async def test_redis_was_away_for_days(clocked, clock, catch_up, expected):
     """A worker that ran all the time catches up as its schedule says."""
