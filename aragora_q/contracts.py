@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from aragora_q.base import HOLD_CAUSES, HoldCause, Job, JobQueue, JobStatus
+from aragora_q.base import HOLD_CAUSES, Group, HoldCause, Job, JobQueue, JobStatus
 from aragora_q.context import Call, Settlement
 from aragora_q.errors import InvalidPayload
 from aragora_q.history import CallHistory
@@ -271,6 +271,13 @@ class Paused:
     reason: str
 
 
+MAX_NAMES = 100
+"""How many schedules, and webhooks, are shown: as many as a configuration may have."""
+
+OVERDUE_SECONDS = 120.0
+"""A schedule whose job is not enqueued this long after it was due needs attention."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScheduleState:
     """What the queue knows of a schedule. Times are Unix seconds of the server's clock, None for none yet."""
@@ -287,6 +294,16 @@ class ScheduleState:
     error: str | None = None
     """Why the job of its last time was refused."""
     paused: Paused | None = None
+
+    def overdue_seconds(self, now: float) -> float:
+        """Return the time since it was due; 0 if it is not, or is paused."""
+        if self.next_at is None or self.paused is not None:
+            return 0.0
+        return max(0.0, now - self.next_at)
+
+    def is_overdue(self, now: float) -> bool:
+        """Return True if its job should be in the queue: no process enqueues it."""
+        return self.overdue_seconds(now) > OVERDUE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -610,6 +627,10 @@ SettleResult = Literal["delivered", "waiting", "failed", "skipped", "settled"]
 begun; nothing changed."""
 
 
+LATE_SECONDS = 900.0
+"""A webhook with a message that has waited this long needs attention."""
+
+
 @dataclass(frozen=True, slots=True)
 class WebhookState:
     """The state of one webhook. Times are in Unix seconds of the server's clock; None: never."""
@@ -626,6 +647,14 @@ class WebhookState:
     last_error_at: float | None = None
     disabled: Paused | None = None
     """`by` is `the target` if it answered that it wants no more messages."""
+
+    def oldest_seconds(self, now: float) -> float:
+        """Return how long the oldest message waits; 0 if none does."""
+        return 0.0 if self.oldest_at is None else max(0.0, now - self.oldest_at)
+
+    def is_late(self, now: float) -> bool:
+        """Return True if messages are not delivered, although the webhook is not disabled."""
+        return self.disabled is None and self.oldest_seconds(now) > LATE_SECONDS
 
 
 class DeliveryTotals(NamedTuple):
@@ -665,6 +694,10 @@ class Outbox(ABC):
     async def states(self, names: Sequence[str]) -> WebhooksRead:
         """Return the state of these webhooks, also of those that have had no message yet."""
 
+    async def read(self) -> WebhooksRead:
+        """Return the state of the webhooks that the queue knows, MAX_NAMES at most."""
+        return await self.states(sorted(await self.known())[:MAX_NAMES])
+
     @abstractmethod
     async def known(self) -> set[str]:
         """Return the names of all webhooks of which the queue has a state."""
@@ -688,6 +721,13 @@ class Outbox(ABC):
     @abstractmethod
     async def disable(self, name: str, *, by: str = "", reason: str = "") -> bool:
         """Let a webhook's messages wait. Returns False if it was disabled already: then nothing changes."""
+
+    @abstractmethod
+    async def forget(self, name: str, *, by: str = "", reason: str = "") -> bool:
+        """Delete the state and the messages of a webhook that no configuration has any more.
+
+        Returns False if there are none.
+        """
 
 
 class WorkQueue(JobQueue):
@@ -736,6 +776,18 @@ class WorkQueue(JobQueue):
 
         `after` is that of the page before; a page may be empty without being the last.
         """
+
+    @abstractmethod
+    async def get_jobs(self, job_ids: Sequence[str], *, max_bytes: int) -> list[Job | None]:
+        """Return jobs with payload, result and last error, in the order of their ids, in few round trips.
+
+        None for a job that is unknown, past retention, or whose data is corrupted. A payload or result longer
+        than `max_bytes` is left out: then the payload is empty and the result is None.
+        """
+
+    @abstractmethod
+    async def get_group(self, name: str) -> Group | None:
+        """Return a group; None if it has no job, or its data is corrupted."""
 
     @abstractmethod
     async def get_statuses(self, job_ids: Sequence[str]) -> Mapping[str, str | None]:

@@ -9,9 +9,12 @@ Raised by every module. The command line prints the message and then `hint`, and
     ├── InvalidPayload           65   invalid job data (also a ValueError: never retried)
     │   └── GroupSealed          65   the group takes no more jobs
     ├── JobNotFound               3   no such job, or past the retention time
+    ├── JobNotEnded              75   the job is live: what was asked for exists once it has ended
     ├── NothingFound              3   no job or group of this name, or no job that matches
     ├── GroupNotFound             3   no such group, or all its jobs were purged
     ├── BudgetNotFound            3   no such budget
+    ├── ScheduleNotFound          3   no such schedule is configured or known
+    ├── WebhookNotFound           3   no such webhook is configured or known
     ├── ProviderNotFound          3   no calls to such a provider are known
     ├── RedisUnreachable         69   no server answers at redis_url
     ├── TryAgain                 75   Redis answers, but cannot serve now (OOM, LOADING, BUSY, …)
@@ -34,7 +37,7 @@ Raised by every module. The command line prints the message and then `hint`, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -100,6 +103,32 @@ class ProviderNotFound(AragoraQError):
     exit_code = 3
 
 
+class ScheduleNotFound(AragoraQError):
+    """The configuration of this process has no schedule of this name."""
+
+    exit_code = 3
+
+    def __init__(self, name: str, known: Collection[str]) -> None:
+        super().__init__(
+            f"schedule {name!r:.60} is not in the configuration here",
+            hint=did_you_mean(name, known)
+            or "check --queue, and where the configuration comes from",
+        )
+
+
+class WebhookNotFound(AragoraQError):
+    """The configuration of this process has no webhook of this name, and the queue knows none."""
+
+    exit_code = 3
+
+    def __init__(self, name: str, known: Collection[str]) -> None:
+        super().__init__(
+            f"webhook {name!r:.60} is not in the configuration here",
+            hint=did_you_mean(name, known)
+            or "check --queue, and where the configuration comes from",
+        )
+
+
 class JobNotFound(AragoraQError):
     """The job does not exist, or it ended longer ago than the retention time."""
 
@@ -110,6 +139,18 @@ class JobNotFound(AragoraQError):
             f"job {job_id:.100} not found in queue {queue}",
             hint="check --queue, and the database number in REDIS_URL; the job may also have expired "
             "(ended more than the retention time ago)",
+        )
+
+
+class JobNotEnded(AragoraQError):
+    """The job has not ended: what was asked for exists once it has."""
+
+    exit_code = 75
+
+    def __init__(self, job_id: str, status: str) -> None:
+        super().__init__(
+            f"job {job_id:.100} has not ended: it is {status}",
+            hint=f"aragora-q wait {job_id:.100} waits until it has",
         )
 
 

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +24,7 @@ from aragora_q.base import (
     LIVE,
     WORKER_ID_PATTERN,
     EnqueueResult,
+    Group,
     HoldCause,
     Job,
     JobStatus,
@@ -376,6 +378,20 @@ class RedisStreamsQueue(WorkQueue):
             "unhold", job_ids, causes=" ".join(causes), **actor(by, reason)
         )
 
+    async def get_jobs(self, job_ids: Sequence[str], *, max_bytes: int) -> list[Job | None]:
+        read = await self.tracker.read_jobs(job_ids, max_bytes=max_bytes)
+        jobs = [job if isinstance(job, Job) else None for job in read.jobs]
+        return [
+            replace(job, payload={}, result=None) if job and job.id in read.cut else job
+            for job in jobs
+        ]
+
+    async def get_group(self, name: str) -> Group | None:
+        try:
+            return await self.tracker.get_group(name)
+        except InvalidPayload:
+            return None
+
     async def get_statuses(self, job_ids: Sequence[str]) -> Mapping[str, str | None]:
         return await self.tracker.get_statuses(job_ids)
 
@@ -587,7 +603,8 @@ class RedisStreamsQueue(WorkQueue):
 
     async def changes(self, limit: int = MAX_CHANGES, *, since_ms: int = 0) -> list[Change]:
         """Return what operators did, newest first: see `read_changes`."""
-        return await read_changes(self.connection, limit, since_ms=since_ms)
+        async with self.connection.open_gates() as gates:
+            return await read_changes(self.connection, gates, limit, since_ms=since_ms)
 
     async def events(self, after: str | None = None) -> AsyncIterator[dict[str, str]]:
         """Iterate over the queue's transitions as they happen, without end.

@@ -23,9 +23,9 @@ LANGUAGES = {"sh", "python", "toml", "text", "json", "mermaid"}
 PLACES = {"", "debian", "docker", "cluster"}
 PYTHON = {"README.md", "docs/reference/api.md"}
 """Pages whose Python is not in files: tests/docs/test_readme.py runs it, except signatures."""
-APART = {"docs/experiments.md", "docs/http-api.md", "docs/money.md"}
-"""Pages that test_experiments_page.py, test_http_page.py and test_money_page.py run: all blocks, and what they
-print, or with a console or a provider."""
+APART = {"docs/experiments.md", "docs/http-api.md", "docs/money.md", "docs/webhooks.md"}
+"""Pages that test_experiments_page.py, test_http_page.py, test_money_page.py and test_webhooks_page.py run: all
+blocks, and what they print, or with a console, a provider or a receiver."""
 RUN_ELSEWHERE = {"ask.py", "chapters.py", "draft.sh", "write.py"}
 """Programs that no shell block runs: tests/docs/test_executors_page.py runs them."""
 
@@ -39,7 +39,7 @@ def pages_for(place):
 MANUAL = "docs/operations.md"
 CONSOLE = "deploy/compose/console.yml"
 """The file that COMPOSE_FILE adds."""
-NEEDS = {"docs/executors.md": "jq", MANUAL: "openssl"}
+NEEDS = {"docs/executors.md": "jq", "docs/receipts.md": "openssl", MANUAL: "openssl"}
 """Programs that a page's blocks call and that a machine may lack."""
 ASK = "--agents demo:bold,demo:careful --rounds 1"
 SHOWS = {
@@ -54,6 +54,22 @@ SHOWS = {
         r"^jobs +3: 3 completed",
         r"^then +survey\.then, enqueued",
         r"^job +nightly-.*\.then$",
+    ],
+    "docs/receipts.md": [
+        r"^degraded +no$",
+        r"^signature +none: the receipt is not signed$",
+        r"^signature +ok, by key [0-9a-f]{8}$",
+        r"^digest ok$",
+        r"^signature ok$",
+        r"^verified$",
+    ],
+    "docs/schedules.md": [
+        r"^next +Mon .* 06:00 CES?T",
+        r"^weekly-risks@\d+-run$",
+        r"^weekly-risks +active .* none yet",
+        r"^weekly-risks +paused +on resume +completed",
+        r"^weekly-risks: paused by .*: holidays$",
+        r"^weekly-risks is resumed; next: Mon ",
     ],
     "docs/python.md": [
         r"^completed \[demo\]",
