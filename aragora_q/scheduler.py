@@ -116,7 +116,7 @@ class Scheduler:
         return results.count("created"), min(until_next, READ_SECONDS) + spread_seconds
 
     async def _judge_all(self, read: SchedulesRead) -> tuple[list[Tick], list[Plan], int] | None:
-        """Return what is to be enqueued, what planned, and the next time of all. None: reconfigured meanwhile."""
+        """Return what is to be enqueued, what planned, and the next time. None: reconfigured meanwhile."""
         ticks: list[Tick] = []
         plans: list[Plan] = []
         times: list[int] = []
