@@ -149,7 +149,7 @@ class Job:
     tags: Mapping[str, str] = field(default_factory=dict)
     """At most eight values by name. A name has up to 24 letters, digits and `._-`; a value is as `tenant`."""
     notify: tuple[str, ...] = ()
-    """At most four webhooks that are told of its end."""
+    """At most four webhooks to which its end is reported, by their names in the configuration."""
 
     status: JobStatus = JobStatus.PENDING
     attempts: int = 0
@@ -204,6 +204,8 @@ class Group:
     """The job that is enqueued when the group has ended."""
     then_status: str | None = None
     """`waiting`, `enqueued`, `cancelled` (with the group) or `lost` (another program deleted it)."""
+    notify: tuple[str, ...] = ()
+    """Webhooks to which its end is reported."""
 
     @property
     def state(self) -> str:

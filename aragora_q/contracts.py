@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
-from aragora_q.base import HOLD_CAUSES, HoldCause, Job, JobQueue, JobStatus
+from aragora_q.base import HOLD_CAUSES, Group, HoldCause, Job, JobQueue, JobStatus
 from aragora_q.context import Call, Settlement
+from aragora_q.errors import InvalidPayload
 from aragora_q.history import CallHistory
 
 if TYPE_CHECKING:
@@ -261,6 +262,139 @@ class BudgetRoom:
     """True if spending counts from zero again some time."""
 
 
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """Since when something is paused, in Unix seconds of the server's clock, by whom, and why."""
+
+    at: float
+    by: str
+    reason: str
+
+
+MAX_NAMES = 100
+"""How many schedules, and webhooks, are shown: as many as a configuration may have."""
+
+OVERDUE_SECONDS = 120.0
+"""A schedule whose job is not enqueued this long after it was due needs attention."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleState:
+    """What the queue knows of a schedule. Times are Unix seconds of the server's clock, None for none yet."""
+
+    name: str
+    last_at: float | None = None
+    """All times up to this one are done with: their jobs were enqueued, or they were missed or skipped. When a
+    schedule becomes known, it is done with all times before."""
+    next_at: float | None = None
+    last_job: str | None = None
+    """Id of the job that it enqueued last."""
+    missed: int = 0
+    """Times that passed without a job, in total."""
+    error: str | None = None
+    """Why the job of its last time was refused."""
+    paused: Paused | None = None
+
+    def overdue_seconds(self, now: float) -> float:
+        """Return the time since it was due; 0 if it is not, or is paused."""
+        if self.next_at is None or self.paused is not None:
+            return 0.0
+        return max(0.0, now - self.next_at)
+
+    def is_overdue(self, now: float) -> bool:
+        """Return True if its job should be in the queue: no process enqueues it."""
+        return self.overdue_seconds(now) > OVERDUE_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulesRead:
+    """The schedules that a queue knows, by name, at the time `now` of the server's clock in Unix seconds."""
+
+    now: float
+    states: dict[str, ScheduleState]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """A time of a schedule, for which `job` is to be enqueued. Times are Unix ms."""
+
+    schedule: str
+    at: int
+    next_at: int
+    """The time after that, by the same configuration."""
+    job: Job
+    missed: int = 0
+    """How many times before have no job, and count as missed."""
+    reason: str = ""
+    """For the job's history."""
+
+
+TickResult = Literal["created", "exists", "past", "paused", "full"] | InvalidPayload
+"""The answer of the queue to a tick.
+
+`exists`: a job has this id already; the schedule is done with the time. `past`: it was before. `full`: the
+queue takes no more jobs now; nothing changed. An error: why the job is refused; nothing changed.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """When a schedule is due next, and which of its times are done with although they have no job."""
+
+    schedule: ScheduleState
+    """As it was read: if it has changed since, nothing is set."""
+    next_at: int
+    """Unix ms."""
+    last_at: int | None = None
+    """Unix ms: all times up to this one are done with."""
+    missed: int = 0
+    """How many of these count as missed."""
+    error: str = ""
+    """Why the job of the last one is refused."""
+
+
+class Schedules(ABC):
+    """The schedules of a queue: what has become of their times. Methods raise as those of `JobQueue` do."""
+
+    @abstractmethod
+    async def read(self) -> SchedulesRead:
+        """Return the state of each schedule that the queue knows."""
+
+    @abstractmethod
+    async def enqueue(self, ticks: Sequence[Tick]) -> list[TickResult]:
+        """Enqueue the jobs of times that are due: each time once, from any number of processes."""
+
+    @abstractmethod
+    async def plan(self, plans: Sequence[Plan]) -> list[bool]:
+        """Set when schedules are due next, and which times are done with. Returns whether each was set."""
+
+    @abstractmethod
+    async def run(self, name: str, job: Job, *, by: str = "", reason: str = "") -> bool:
+        """Enqueue a job of a schedule now, whatever its times. Returns False if a job has its id.
+
+        Raises:
+            QueueFull: `max_backlog` is reached. Not enqueued.
+            InvalidPayload: the job is refused.
+        """
+
+    @abstractmethod
+    async def pause(self, name: str, *, by: str = "", reason: str = "") -> bool:
+        """Let all times of a schedule pass until it is resumed. Returns False if it was paused."""
+
+    @abstractmethod
+    async def resume(
+        self, name: str, *, next_at: float | None = None, by: str = "", reason: str = ""
+    ) -> bool:
+        """End a pause: times that passed meanwhile are skipped. Returns False if it was not paused.
+
+        `next_at` is when it is due next, in Unix seconds.
+        """
+
+    @abstractmethod
+    async def forget(self, name: str, *, by: str = "", reason: str = "") -> bool:
+        """Delete the state of a schedule that no configuration has any more. Returns False if there is none."""
+
+
 GateAnswer = Granted | WaitTurn | Closed | OverBudget
 
 
@@ -431,12 +565,179 @@ class WorkerSession(CheckpointStore, ABC):
         """Delete the worker's record. The worker must have reported every job it owns."""
 
 
+class ClaimRequest(NamedTuple):
+    """How many messages of a webhook to take at most, and how long each attempt may take."""
+
+    webhook: str
+    limit: int
+    lease_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message for a webhook: an end of a job or a group that is reported to it.
+
+    Times are in Unix seconds of the server's clock.
+    """
+
+    id: str
+    """`<milliseconds>-<number>`; begins with the time of the message."""
+    webhook: str
+    kind: Literal["job", "group"]
+    subject: str
+    """Id of the job, or name of the group."""
+    event: Literal["completed", "failed", "cancelled", "ended"]
+    at: float
+    """When that happened: as `ended_at` of the job or group."""
+    attempts: int
+    """Attempts to deliver it; one under way counts."""
+    due_at: float | None
+    """When it is tried next, or the lease of the attempt under way ends; None: it does not wait."""
+    ended_at: float | None = None
+    """When it was delivered or given up."""
+    result: Literal["waiting", "delivered", "failed"] = "waiting"
+    answer: str = ""
+    """The answer to the last attempt, or why there was none."""
+
+
+class Claimed(NamedTuple):
+    """Messages to deliver now. `next_due_seconds`: how long until others are due; None: none waits."""
+
+    deliveries: list[Delivery]
+    next_due_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """How an attempt to deliver a message ended.
+
+    `ok`: delivered. `retry`: not; the next attempt follows after `delay_seconds`, unless the message has waited
+    for too long. `gone`: the target wants no more messages; the webhook is disabled. `skip`: the configuration
+    does not want this event; the message is deleted.
+    """
+
+    delivery: Delivery
+    result: Literal["ok", "retry", "gone", "skip"]
+    answer: str = ""
+    delay_seconds: float = 0.0
+
+
+SettleResult = Literal["delivered", "waiting", "failed", "skipped", "settled"]
+"""What became of a message. `failed`: given up. `settled`: this attempt was recorded before, or a later one was
+begun; nothing changed."""
+
+
+LATE_SECONDS = 900.0
+"""A webhook with a message that has waited this long needs attention."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookState:
+    """The state of one webhook. Times are in Unix seconds of the server's clock; None: never."""
+
+    name: str
+    waiting: int = 0
+    """Messages that are not delivered yet."""
+    oldest_at: float | None = None
+    """Since when the one waits that waits the longest."""
+    failures: int = 0
+    """Failed attempts since the last message was delivered."""
+    last_ok_at: float | None = None
+    last_error: str = ""
+    last_error_at: float | None = None
+    disabled: Paused | None = None
+    """`by` is `the target` if it answered that it wants no more messages."""
+
+    def oldest_seconds(self, now: float) -> float:
+        """Return how long the oldest message waits; 0 if none does."""
+        return 0.0 if self.oldest_at is None else max(0.0, now - self.oldest_at)
+
+    def is_late(self, now: float) -> bool:
+        """Return True if messages are not delivered, although the webhook is not disabled."""
+        return self.disabled is None and self.oldest_seconds(now) > LATE_SECONDS
+
+
+class DeliveryTotals(NamedTuple):
+    """Lifetime totals of a queue."""
+
+    delivered: int
+    failed: int
+    """Given up."""
+    dropped: int
+    """Never tried until the end, because the outbox was full, damaged, or disabled for too long."""
+
+
+class WebhooksRead(NamedTuple):
+    """The state of webhooks at one time, `now`, in Unix seconds of the server's clock."""
+
+    now: float
+    states: dict[str, WebhookState]
+    totals: DeliveryTotals
+
+
+class Outbox(ABC):
+    """The messages of a queue for webhooks. Scripts that end jobs and groups put them there."""
+
+    @abstractmethod
+    async def claim(self, requests: Sequence[ClaimRequest]) -> Claimed:
+        """Take messages that are due, for one attempt each.
+
+        A webhook that is disabled gets none; one whose last attempt failed gets one at a time, of all processes
+        together. A message that is not settled in time is taken again.
+        """
+
+    @abstractmethod
+    async def settle(self, settled: Sequence[Settled]) -> list[SettleResult]:
+        """Record how attempts ended; may be repeated. The results are in the order of `settled`."""
+
+    @abstractmethod
+    async def states(self, names: Sequence[str]) -> WebhooksRead:
+        """Return the state of these webhooks, also of those that have had no message yet."""
+
+    async def read(self) -> WebhooksRead:
+        """Return the state of the webhooks that the queue knows, MAX_NAMES at most."""
+        return await self.states(sorted(await self.known())[:MAX_NAMES])
+
+    @abstractmethod
+    async def known(self) -> set[str]:
+        """Return the names of all webhooks of which the queue has a state."""
+
+    @abstractmethod
+    async def deliveries(self, names: Sequence[str], limit: int) -> list[Delivery]:
+        """Return the newest messages of these webhooks, at most `limit`, newest first; also ended ones."""
+
+    @abstractmethod
+    async def redeliver(self, ids: Sequence[str], *, by: str = "", reason: str = "") -> list[str]:
+        """Send messages again that were delivered or given up, or now if they wait.
+
+        Returns one result per id: `redelivered`, `waiting` (it is due now), `full` (MAX_OUTBOX messages
+        wait) or `unknown` (or too old).
+        """
+
+    @abstractmethod
+    async def enable(self, name: str, *, by: str = "", reason: str = "") -> bool:
+        """Deliver a webhook's messages again. Returns False if it was not disabled."""
+
+    @abstractmethod
+    async def disable(self, name: str, *, by: str = "", reason: str = "") -> bool:
+        """Let a webhook's messages wait. Returns False if it was disabled already: then nothing changes."""
+
+    @abstractmethod
+    async def forget(self, name: str, *, by: str = "", reason: str = "") -> bool:
+        """Delete the state and the messages of a webhook that no configuration has any more.
+
+        Returns False if there are none.
+        """
+
+
 class WorkQueue(JobQueue):
     """A queue as workers and maintenance use it."""
 
     config: QueueConfig
+    outbox: Outbox
     before_close: set[Callable[[], Awaitable[None]]]
     """What `close` calls and waits for first: the workers of the queue stop and release their jobs."""
+    schedules: Schedules
 
     @abstractmethod
     def session(self, identity: Identity, *, lease_seconds: float | None = None) -> WorkerSession:
@@ -475,6 +776,18 @@ class WorkQueue(JobQueue):
 
         `after` is that of the page before; a page may be empty without being the last.
         """
+
+    @abstractmethod
+    async def get_jobs(self, job_ids: Sequence[str], *, max_bytes: int) -> list[Job | None]:
+        """Return jobs with payload, result and last error, in the order of their ids, in few round trips.
+
+        None for a job that is unknown, past retention, or whose data is corrupted. A payload or result longer
+        than `max_bytes` is left out: then the payload is empty and the result is None.
+        """
+
+    @abstractmethod
+    async def get_group(self, name: str) -> Group | None:
+        """Return a group; None if it has no job, or its data is corrupted."""
 
     @abstractmethod
     async def get_statuses(self, job_ids: Sequence[str]) -> Mapping[str, str | None]:

@@ -21,9 +21,10 @@ NewId = Callable[[Mapping[str, Any], Any], str]
 """Makes a job id for a payload and a group; the group may be None, or not yet checked."""
 
 
-def default_fields(agents: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of jobs that do not have them; `agents` are those of the setting, if there are any."""
-    return {"agents": list(agents)} if agents else {}
+def default_fields(agents: Sequence[str], notify: Sequence[str]) -> dict[str, Any]:
+    """Return fields of jobs that do not have them: what `default_agents` and `default_notify` name."""
+    given = {"agents": list(agents), "notify": list(notify)}
+    return {name: value for name, value in given.items() if value}
 
 
 def create_job(

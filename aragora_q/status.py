@@ -596,6 +596,7 @@ def _group_from_reply(name: str, reply: Any) -> Group | None:
         cancelled_reason=fields.get("cancelled_reason", ""),
         then_id=fields.get("then_id"),
         then_status=fields.get("then"),
+        notify=tuple(fields.get("notify", "").split()),
     )
 
 

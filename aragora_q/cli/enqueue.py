@@ -11,7 +11,7 @@ import typer
 from aragora_q.base import new_job_id
 from aragora_q.cli import options, output
 from aragora_q.cli.debates import with_debate_fields
-from aragora_q.cli.options import AsJson, LoadConfig, Quiet, Timeout, with_config
+from aragora_q.cli.options import AsJson, LoadConfig, Notify, Quiet, Timeout, with_config
 from aragora_q.errors import AragoraQError, InvalidPayload, NotDurable, TryAgain
 from aragora_q.job import forked_from
 
@@ -138,6 +138,7 @@ def enqueue(
             help="Tag to find the job by; repeatable, at most 8.",
         ),
     ] = None,
+    notify: Notify = None,
     durability: Annotated[
         str | None,
         typer.Option(
@@ -157,13 +158,13 @@ def enqueue(
 
     Without --agents, those of setting `default_agents` debate. A JSON line has the fields of a debate,
     or any JSON object as `payload`; and, if needed, `id`, `priority`, `delay_seconds`,
-    `max_attempts`, `group`, `tenant`, `tags` (an object), `approve_above_usd` and `max_quote_usd`. Options
-    apply to lines that lack the field, and --tag to lines that lack the tag. Without `id`, each line is a
-    new job. An id that exists changes nothing. With --from, or field `from`, a debate is that one with the
-    changes, and takes over its finished calls.
+    `max_attempts`, `group`, `tenant`, `tags` (an object), `notify` (a list), `approve_above_usd` and
+    `max_quote_usd`. Options apply to lines that lack the field, and --tag to lines that lack the tag. Without
+    `id`, each line is a new job. An id that exists changes nothing. With --from, or field `from`, a debate is
+    that one with the changes, and takes over its finished calls.
     """
     from aragora_q.intake import checks
-    from aragora_q.job_fields import content_id, create_job
+    from aragora_q.job_fields import content_id, create_job, default_fields
 
     thresholds = checks.take_thresholds(
         {checks.APPROVE_ABOVE: approve_above, checks.MAX_QUOTE: max_quote}
@@ -186,9 +187,14 @@ def enqueue(
         "group": group,
         "tenant": tenant,
         "tags": options.by_name(tags, "--tag") or None,
+        "notify": options.split_names(notify) or None,
     }
-    given = {**fields, **{name: value for name, value in job_fields.items() if value is not None}}
     settings = load(durability=durability)
+    given = {
+        **default_fields((), settings.default_notify),
+        **fields,
+        **{name: value for name, value in job_fields.items() if value is not None},
+    }
     if (
         "agents" not in given
         and source is None

@@ -142,9 +142,11 @@ async def _ask(queue: RedisStreamsQueue, asked: _Asked) -> Mapping[str, Sequence
     """
     from aragora_q.cli import sweeping, waiting
     from aragora_q.experiments.sweep import Experiment
+    from aragora_q.job_fields import default_fields
 
     how, arms = asked.how, asked.arms or await _default_arms(queue, asked)
-    experiment = Experiment(asked.group, asked.questions, arms, asked.agents)
+    defaults = default_fields((), queue.config.default_notify)
+    experiment = Experiment(asked.group, asked.questions, arms, asked.agents, defaults)
     outcome = await sweeping.run(queue, experiment, how)
     if how.dry_run:
         sweeping.report(outcome, how)

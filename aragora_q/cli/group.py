@@ -15,6 +15,7 @@ from aragora_q.cli.options import (
     AsJson,
     DryRun,
     LoadConfig,
+    Notify,
     Quiet,
     Reason,
     Yes,
@@ -128,7 +129,7 @@ async def _require_group(queue: RedisStreamsQueue, name: str) -> Group:
 @group.command(
     epilog="\b\nExamples:\n  aragora-q group seal nightly --then summary.json\n\n\b\n"
     "Exit codes:\n  0 sealed, now or before   2 usage, or FILE cannot be read\n"
-    "  3 no such group   65 invalid job, or sealed before with another one\n"
+    "  3 no such group   65 invalid job, unknown webhook, or sealed before with\n  others\n"
     f"  {CODES}",
 )
 @with_config
@@ -144,6 +145,7 @@ def seal(
             help="Job to enqueue when the group has ended: one JSON object; - is stdin.",
         ),
     ] = None,
+    notify: Notify = None,
     reason: Reason = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -152,11 +154,21 @@ def seal(
 
     FILE has the fields of a line of `enqueue`, without `group`; its `id` is G.then if it has none.
     The job is enqueued once, however the jobs of the group ended; at once if all have ended. To seal a
-    group again with the same job changes nothing.
+    group again with the same job changes nothing. --notify reports the end of the group, not those of its jobs.
     """
     settings = load()
     follower = None if then is None else _read_follower(load, settings, name, then, quiet=quiet)
-    options.run(_seal(settings, name, follower, reason, as_json=as_json, quiet=quiet))
+    options.run(
+        _seal(
+            settings,
+            name,
+            follower,
+            options.split_names(notify),
+            reason,
+            as_json=as_json,
+            quiet=quiet,
+        )
+    )
 
 
 def _read_follower(
@@ -168,7 +180,8 @@ def _read_follower(
     from aragora_q.intake.lines import max_line_bytes
     from aragora_q.job_fields import default_fields
 
-    defaults = default_fields(options.default_agents(load, settings))
+    agents = options.default_agents(load, settings)
+    defaults = default_fields(agents, settings.default_notify)
     with bulk.open_source(source) as stream:
         try:
             fields = bulk.read_object(stream, max_line_bytes(settings))
@@ -182,13 +195,22 @@ def _read_follower(
 
 
 async def _seal(
-    settings: QueueConfig, name: str, then: Job | None, reason: str, *, as_json: bool, quiet: bool
+    settings: QueueConfig,
+    name: str,
+    then: Job | None,
+    notify: list[str],
+    reason: str,
+    *,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """JSON: the group, and `sealed` (false: it was sealed before, nothing changed)."""
     from aragora_q import views
 
     async with options.open_queue(settings) as queue:
-        is_new = await queue.seal_group(name, then, by=options.operator(), reason=reason)
+        is_new = await queue.seal_group(
+            name, then, notify=notify, by=options.operator(), reason=reason
+        )
         found = await _require_group(queue, name)
     if as_json:
         output.json_line({**views.group_json(found), "sealed": is_new})
@@ -204,7 +226,8 @@ async def _seal(
 def _outlook(found: Group) -> str:
     """Return what a sealed group waits for, and what follows."""
     live = output.count(found.live, "live job") if found.live else "all jobs have ended"
-    return live + _follower_text(found)
+    reported = f"; reported to: {', '.join(found.notify)}" if found.notify else ""
+    return live + _follower_text(found) + reported
 
 
 def _follower_text(found: Group) -> str:

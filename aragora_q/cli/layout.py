@@ -66,6 +66,14 @@ def _cancelled_rows(group: Group) -> Iterator[str]:
         yield from _rows("", text)
 
 
+def _follower_rows(group: Group) -> Iterator[str]:
+    """Yield what follows the end of the group."""
+    if group.then_id:
+        yield _row("then", f"{group.then_id}, {group.then_status}")
+    if group.notify:
+        yield from _rows("notify", ", ".join(group.notify))
+
+
 def group_lines(group: Group, now: float, spent: Mapping[str, Any] | None) -> Iterator[str]:
     """Yield the group as lines of text, not yet escaped. `now` is the server's time, in Unix seconds.
 
@@ -87,8 +95,7 @@ def group_lines(group: Group, now: float, spent: Mapping[str, Any] | None) -> It
         if time is not None:
             yield _row(label, _format_time(time, now))
     yield from _cancelled_rows(group)
-    if group.then_id:
-        yield _row("then", f"{group.then_id}, {group.then_status}")
+    yield from _follower_rows(group)
     if group.cancelled_at is not None and group.live:
         yield _row("live jobs", f"to cancel them: aragora-q group cancel {group.name}")
     if group.counts[JobStatus.HELD]:
@@ -193,6 +200,8 @@ def _label_rows(job: Job) -> Iterator[str]:
         yield _row("tenant", job.tenant)
     if job.tags:
         yield from _rows("tags", tags_text(job.tags))
+    if job.notify:
+        yield from _rows("notify", ", ".join(job.notify))
 
 
 def _payload_rows(payload: Mapping[str, Any]) -> Iterator[str]:

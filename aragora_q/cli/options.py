@@ -72,6 +72,14 @@ Agents = Annotated[
         "--agents", "-a", metavar="A,B,…", help="Agents, 1 to 16, comma-separated: claude,gpt."
     ),
 ]
+Notify = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--notify",
+        metavar="A,B,…",
+        help="Webhooks to which the end is reported, at most 4; see setting webhooks.",
+    ),
+]
 Timeout = Annotated[
     float | None,
     typer.Option(

@@ -16,7 +16,7 @@ from aragora_q.cli.debates import (
     Rerun,
     with_debate_fields,
 )
-from aragora_q.cli.options import CODES, AsJson, LoadConfig, Quiet, Yes, with_config
+from aragora_q.cli.options import CODES, AsJson, LoadConfig, Notify, Quiet, Yes, with_config
 
 EPILOG = f"""\b
 Examples:
@@ -59,6 +59,7 @@ def sweep(
             "--tag", metavar="K=V", parser=options.parse_tag, help="Tag of all debates; repeatable."
         ),
     ] = None,
+    notify: Notify = None,
     priority: Annotated[
         int | None,
         typer.Option("--priority", metavar="N", help="Above 0: started first; below 0: last."),
@@ -85,7 +86,8 @@ def sweep(
     A question has the fields of a line of `enqueue`, and, if they are known, the right verdicts as
     `expected`. An arm is a name for fields of a debate; options are fields of all arms. A question's fields
     win over options, an arm's over both. Debates that are in the group already are not enqueued again, so a
-    second run adds what is missing.
+    second run adds what is missing. --notify reports the end of each debate; `group seal --notify`, that of
+    the group.
     """
     from aragora_q.cli import sweeping
     from aragora_q.experiments.arms import arms_of
@@ -110,6 +112,7 @@ def sweep(
             for name, value in {
                 "tenant": tenant,
                 "tags": options.by_name(tags, "--tag"),
+                "notify": options.split_names(notify) or list(config.default_notify),
                 "priority": priority,
                 "max_attempts": max_attempts,
             }.items()

@@ -390,9 +390,8 @@ class QueueConfig(BaseSettings):
         Raises:
             InvalidPayload: the job breaks a rule.
         """
-        defaults = default_fields(self.default_agents) | {"tags": {SCHEDULE_TAG: name}}
-        if self.default_notify:
-            defaults["notify"] = self.default_notify
+        defaults = default_fields(self.default_agents, self.default_notify)
+        defaults["tags"] = {SCHEDULE_TAG: name}
         job = create_job(dict(self.schedules[name].job), defaults, lambda *_: f"{name}@{suffix}")
         check_job(job)
         return job

@@ -29,7 +29,9 @@ FLEX_CALL_SECONDS = 1_800.0
 class TableConfig(BaseModel):
     """An entry of one of the tables of named values."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -324,9 +326,13 @@ class WebhookConfig(TableConfig):
     @field_validator("url")
     @classmethod
     def _is_https(cls, value: str) -> str:
+        if not re.fullmatch("[!-~]*", value):
+            raise ValueError("must be ASCII without blanks: other characters are written as %XX")
         parts = urlsplit(value)
         if parts.scheme != "https" or not parts.hostname:
             raise ValueError("must begin with https:// and a host")
+        if parts.port == 0:
+            raise ValueError("must not have port 0")
         if parts.username is not None or parts.password is not None or parts.fragment:
             raise ValueError("must not contain user, password or fragment")
         return value

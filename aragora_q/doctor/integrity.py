@@ -1,4 +1,4 @@
-"""Check that keys are consistent: jobs, streams, indexes, labels, groups, TTLs, and the counters of the gates.
+"""Check that keys are consistent: jobs, streams, indexes, labels, groups, messages, TTLs, counters of gates.
 
 Walks through the keys in bounded steps, may stop at a deadline, and can be resumed. Each job is checked,
 and repaired, by one atomic script. Groups come last, when the states of their jobs have been repaired.
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from aragora_q.doctor import gates
 from aragora_q.doctor.groups import check_group, check_label
+from aragora_q.doctor.outbox import check_deliveries, check_list
 from aragora_q.doctor.report import IntegrityReport
 from aragora_q.labels import decode_labels
 from aragora_q.redis import replies
@@ -84,12 +85,21 @@ async def _check_page(
         found = _Found(job_ids=list(page))
     if phase != "groups":
         found.groups = await _unlisted(connection, found.groups)
+    await _check_found(connection, found, report, repair=repair)
+    return next_cursor
+
+
+async def _check_found(
+    connection: Connection, found: _Found, report: IntegrityReport, *, repair: bool
+) -> None:
     await _check_jobs(connection, found.job_ids, report, repair=repair)
     for label in found.labels:
         await check_label(connection, label, report, repair=repair)
+    for name in found.lists:
+        await check_list(connection, name, report, repair=repair)
+    await check_deliveries(connection, found.deliveries, report, repair=repair)
     for group in found.groups:
         await check_group(connection, group, report, repair=repair)
-    return next_cursor
 
 
 async def _check_lane(
@@ -116,6 +126,9 @@ class _Found:
     job_ids: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
+    lists: list[str] = field(default_factory=list)
+    """Of messages for webhooks: `outbox:<w>` and `sent:<w>`."""
+    deliveries: list[str] = field(default_factory=list)
 
 
 async def _next_page(
@@ -138,7 +151,7 @@ async def _next_page(
 
 def _sort_keys(keys: QueueKeys, names: list[str], report: IntegrityReport) -> _Found:
     """Return what keys name, without repetition; count jobs and note keys that are not the queue's."""
-    job_ids, labels, groups = [], [], []
+    job_ids, labels, groups, lists, deliveries = [], [], [], [], []
     for key in names:
         kind, _, name = key.removeprefix(keys.queue_prefix).partition(":")
         group, _, part = name.partition(":")
@@ -149,13 +162,19 @@ def _sort_keys(keys: QueueKeys, names: list[str], report: IntegrityReport) -> _F
             report.jobs += job_ids[-1] == name
         elif kind == "members" and name:
             labels.append(name)
+        elif kind in ("outbox", "sent") and name:
+            lists.append(f"{kind}:{name}")
+        elif kind == "delivery" and name:
+            deliveries.append(name)
         elif kind == "experiment" and name:  # it outlives its group, and comes before it
             groups.append(name)
         elif kind == "group" and group and part in ("", "then"):
             groups.append(group)
         else:
             report.foreign_keys.append(key)
-    return _Found(*(list(dict.fromkeys(found)) for found in (job_ids, labels, groups)))
+    return _Found(
+        *(list(dict.fromkeys(found)) for found in (job_ids, labels, groups, lists, deliveries))
+    )
 
 
 async def _sort_labels(

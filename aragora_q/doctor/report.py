@@ -213,6 +213,45 @@ PROBLEMS = {
             of="group",
         ),
         Problem(
+            "outbox-wrong-type",
+            "is not a list of messages: messages for its webhook are lost",
+            "delete that key",
+            repairable=False,
+            of="key",
+        ),
+        Problem(
+            "message-wrong-type",
+            "is not a hash",
+            "delete that key",
+            repairable=False,
+            of="message",
+        ),
+        Problem(
+            "message-damaged",
+            "does not say for which webhook it is",
+            "delete it",
+            of="message",
+        ),
+        Problem(
+            "message-lost",
+            "is listed, but its data is missing",
+            "remove it from that list",
+            of="message",
+        ),
+        Problem(
+            "message-unlisted",
+            "is in no list: it would never be delivered",
+            "list it, due now unless it was sent",
+            of="message",
+        ),
+        Problem(
+            "message-twice",
+            "is listed as waiting and as sent",
+            "keep it in one list, as its result says",
+            of="message",
+        ),
+        Problem("message-never-expires", "has no TTL", "set the TTL", of="message"),
+        Problem(
             "policy-lost",
             "is missing: budgets, limits of providers and pauses do not apply",
             "make it again",
@@ -257,7 +296,9 @@ class IntegrityReport:
     jobs: int = 0
     """Job hashes seen."""
     problems: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """What has a problem, by its code: ids of jobs, names of groups, or labels. A walk may see them twice."""
+    """What has a problem, by its code: ids of jobs or messages, names of groups, or labels.
+
+    A walk may see them twice."""
     busy_groups: set[str] = field(default_factory=set)
     """Groups that changed each time that their jobs were counted: not judged."""
     uncompared_counters: int = 0

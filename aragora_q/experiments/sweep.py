@@ -65,7 +65,7 @@ class Experiment:
     agents: Sequence[str] = ()
     """Those of setting `default_agents`: of debates that name none."""
     job_fields: Mapping[str, Any] = field(default_factory=dict)
-    """`tenant`, `tags`, `priority` and `max_attempts` of questions that do not have them."""
+    """`tenant`, `tags`, `notify`, `priority` and `max_attempts` of questions that do not have them."""
 
     def __post_init__(self) -> None:
         tags = self.job_fields.get("tags", {})

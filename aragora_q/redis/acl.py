@@ -32,6 +32,9 @@ MAINTENANCE = (
     "claim_maintenance", "reclaim", "promote", "list_held", "unhold", "unregister", "gate_room", "gate_states",
     "sample",
 )  # fmt: skip
+SCHEDULES = ("enqueue", "plan_schedules")
+"""What a process runs that enqueues jobs at the times of schedules."""
+DELIVERY = ("claim_deliveries", "settle_deliveries")
 
 
 GatesUse = Literal["none", "sums", "read", "write"]
@@ -50,16 +53,17 @@ ROLES = {
     "producer": Role(("enqueue", "seal"), (*READ, *CONFIRM), "sums"),
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
-         "suspend", "progress", "checkpoint", "purge", *MAINTENANCE, *GATES),
-        ("blpop", "get", "hget", "hgetall", "pttl", "xinfo|consumers", "zcard", "zrange"),
+         "suspend", "progress", "checkpoint", "purge", *SCHEDULES, *MAINTENANCE, *DELIVERY, *GATES),
+        ("blpop", "get", "hget", "hgetall", "pttl", "time", "xinfo|consumers", "zcard", "zrange"),
     ),
-    "reaper": Role(("maintenance_lock", "gate_declare", *MAINTENANCE), READ),
+    "reaper": Role(("maintenance_lock", "gate_declare", *SCHEDULES, *MAINTENANCE), READ),
     "purge": Role(("purge", "purge_jobs"), READ),
     "stats": Role((), READ, "read"),
     "operator": Role(
         ("cancel", "cancel_group", "hold", "pause", "requeue", "seal", "purge", "purge_jobs",
-         "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "gate_declare",
-         "gate_override", "gate_counters", "gate_check", *MAINTENANCE),
+         "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "check_outbox",
+         "check_deliveries", "gate_declare", "gate_override", "gate_counters", "gate_check", "change_schedule",
+         "redeliver", "webhook_forget", "webhook_switch", *SCHEDULES, *MAINTENANCE, *DELIVERY),
         (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip

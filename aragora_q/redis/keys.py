@@ -19,19 +19,24 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 | `job:<id>:journal`         | hash   | progress and checkpoints of the executor                      |
 | `labels`                   | hash   | `group:<g> tenant:<t> tag:<k>=<v> notify:<w> …` of each job with |
 |                            |        | labels, by id                                                 |
-| `members:<label>`          | zset   | job id by time of enqueue, ms, of the jobs with a label       |
+| `members:<label>`          | zset   | job id by time of enqueue, ms, of the jobs with a label; not   |
+|                            |        | of `notify`                                                   |
 | `groups`                   | zset   | group name by time of its first job, ms                       |
-| `group:<g>`                | hash   | counts of a group's jobs by status, its seal, its end, its `then` |
+| `group:<g>`                | hash   | counts of a group's jobs by status, its seal, its end, its `then`, |
+|                            |        | its `notify`                                                  |
 | `group:<g>:then`           | string | payload of the job to enqueue when the group has ended        |
 | `experiment:<g>`           | hash   | by id, which agents each debate of an experiment was enqueued with |
 |                            |        | (a digest), also of deleted ones; `agents:<digest>`: JSON of them |
 | `schedules`                | hash   | `last:<s>`, `next:<s>`: ms of the last time of a schedule that is |
 |                            |        | done with, and of the next; `job:<s>`, `missed:<s>`,          |
 |                            |        | `paused:<s>` (JSON), `error:<s>`                              |
-| `webhooks`                 | hash   | state of each target: `disabled:<w>` (JSON), `failures:<w>` … |
+| `webhooks`                 | hash   | state of each target: `disabled:<w>` (JSON), `failures:<w>` (in a |
+|                            |        | row), `last_ok_at:<w>`, `error:<w>`, `error_at:<w>`,           |
+|                            |        | `enabled_at:<w>`, `probe_until:<w>`                           |
 | `outbox:<w>`               | zset   | delivery id by due time, ms: messages for a webhook that wait |
 | `sent:<w>`                 | zset   | delivery id by end time, ms: the last 1,000 of them           |
-| `delivery:<id>`            | hash   | one message: webhook, what happened, attempts, last answer    |
+| `delivery:<id>`            | hash   | one message: webhook, kind, subject, event, at, queued_at,    |
+|                            |        | attempts, settled, answer, result, ended_at                   |
 | `changes`                  | stream | what operators did: the last 1,000 calls                      |
 | `counters`                 | hash   | lifetime totals by transition and cause, last reap and purge  |
 | `durations`                | hash   | completed jobs by the buckets (`DURATION_BOUNDS`) of their last |
@@ -87,7 +92,10 @@ MAX_SENT = 1_000
 """Messages kept of one webhook after they were delivered or given up."""
 
 DELIVERY_DAYS = 7
-"""How long a message is kept."""
+"""How long a message is kept after its last attempt."""
+
+GIVE_UP_HOURS = 24
+"""How long delivery of a message is tried."""
 
 MAX_HISTORY = 20
 """History lines kept of a job."""
@@ -153,6 +161,7 @@ LUA_CONSTANTS: dict[str, str | int | float] = {
     "MAX_OUTBOX": MAX_OUTBOX,
     "MAX_SENT": MAX_SENT,
     "DELIVERY_MS": DELIVERY_DAYS * 86_400_000,
+    "GIVE_UP_MS": GIVE_UP_HOURS * 3_600_000,
     "MAX_HISTORY": MAX_HISTORY,
     "MAX_HISTORY_BYTES": MAX_HISTORY_BYTES,
     "MAX_DATA_BYTES": MAX_DATA_BYTES,

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +24,7 @@ from aragora_q.base import (
     LIVE,
     WORKER_ID_PATTERN,
     EnqueueResult,
+    Group,
     HoldCause,
     Job,
     JobStatus,
@@ -49,13 +51,14 @@ from aragora_q.errors import (
     JobNotFound,
     NotDurable,
     QueueFull,
+    did_you_mean,
 )
 from aragora_q.gates.call_history import read_history
 from aragora_q.gates.client import RedisGates
 from aragora_q.gates.spending import Spending
 from aragora_q.history import CallHistory
 from aragora_q.job import check_job, check_phase, forked_from
-from aragora_q.labels import JobFilter, decode_labels, encode_labels
+from aragora_q.labels import JobFilter, check_notify, decode_labels, encode_labels
 from aragora_q.loose import json_object
 from aragora_q.money import MICROS
 from aragora_q.redis import replies
@@ -65,6 +68,8 @@ from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
 from aragora_q.redis.server import check_durability, check_server
 from aragora_q.status import JobStatusTracker
 from aragora_q.streams import finding
+from aragora_q.streams.outbox import RedisOutbox
+from aragora_q.streams.schedules import RedisSchedules
 from aragora_q.streams.session import MAX_ERROR_CHARS, RedisWorkerSession
 
 DEAD_WORKER_LEASES = 3
@@ -93,9 +98,11 @@ class EnqueueFields(NamedTuple):
     empty: it is not of an experiment."""
     source: str = ""
     """The job whose finished calls it may take over; empty: none."""
+    tick: str = ""
+    """The time of a schedule that it is enqueued for, as JSON; empty: none."""
 
 
-NOT_STORED = ("hold", "agents", "source")
+NOT_STORED = ("hold", "agents", "source", "tick")
 """Fields that the job that follows a group does not have."""
 
 EnqueueItem = tuple[str, EnqueueFields]
@@ -143,6 +150,9 @@ class RedisStreamsQueue(WorkQueue):
         self.before_close = set()
         self.tracker = JobStatusTracker(self.connection)
         """Reads jobs, statuses and history."""
+        self.schedules = RedisSchedules(self.connection, self.check, _refusal)
+        self.outbox = RedisOutbox(self.connection)
+        """Messages for webhooks."""
         self._durability_is_checked = False
         self._keys = self.connection.keys
 
@@ -240,9 +250,12 @@ class RedisStreamsQueue(WorkQueue):
         what the experiment that is the job's group records of it; see `recorded_agents`.
 
         Raises:
-            InvalidPayload: the job breaks a rule, or its payload is larger than `max_payload_bytes`.
+            InvalidPayload: the job breaks a rule, names a webhook that is not in the configuration, or its
+                payload is larger than `max_payload_bytes`.
         """
         check_job(job)
+        if job.notify:
+            self._check_notify(f"job {job.id}", job.notify)
         payload = _encode_payload(job)
         if len(payload) > self.config.max_payload_bytes:
             raise InvalidPayload(
@@ -263,6 +276,18 @@ class RedisStreamsQueue(WorkQueue):
             agents.encode(),
             forked_from(job.payload) or "",
         )
+
+    def _check_notify(self, subject: str, names: Sequence[str]) -> None:
+        """Raise InvalidPayload if these webhooks break a rule, or are not in the configuration."""
+        check_notify(names)
+        known = self.config.webhooks
+        if unknown := next((name for name in names if name not in known), None):
+            raise InvalidPayload(
+                f"{subject}: notify: {unknown} is not a webhook of this configuration",
+                hint=did_you_mean(unknown, known)
+                or (f"known webhooks: {', '.join(sorted(known))}" if known else "")
+                or "declare it in the table [webhooks], also where jobs are enqueued",
+            )
 
     async def get_status(self, job_id: str) -> JobStatus | None:
         return await self.tracker.get_status(job_id)
@@ -353,6 +378,20 @@ class RedisStreamsQueue(WorkQueue):
             "unhold", job_ids, causes=" ".join(causes), **actor(by, reason)
         )
 
+    async def get_jobs(self, job_ids: Sequence[str], *, max_bytes: int) -> list[Job | None]:
+        read = await self.tracker.read_jobs(job_ids, max_bytes=max_bytes)
+        jobs = [job if isinstance(job, Job) else None for job in read.jobs]
+        return [
+            replace(job, payload={}, result=None) if job and job.id in read.cut else job
+            for job in jobs
+        ]
+
+    async def get_group(self, name: str) -> Group | None:
+        try:
+            return await self.tracker.get_group(name)
+        except InvalidPayload:
+            return None
+
     async def get_statuses(self, job_ids: Sequence[str]) -> Mapping[str, str | None]:
         return await self.tracker.get_statuses(job_ids)
 
@@ -393,19 +432,29 @@ class RedisStreamsQueue(WorkQueue):
         return HeldPage([_held_job(row) for row in rows], replies.text(next_after))
 
     async def seal_group(
-        self, group: str, then: Job | None = None, *, by: str = "", reason: str = ""
+        self,
+        group: str,
+        then: Job | None = None,
+        *,
+        notify: Sequence[str] = (),
+        by: str = "",
+        reason: str = "",
     ) -> bool:
         """Seal a group: it takes no more jobs, and ends when its last job has ended.
 
+        Its end is reported to the webhooks in `notify`.
+
         `then` is enqueued when the group has ended, however its jobs ended; once, even if jobs are requeued
         or purged later. If all jobs have ended already, it is enqueued now. Returns False if the group was
-        sealed before, with the same `then`.
+        sealed before, with the same `then` and `notify`.
 
         Raises:
             GroupNotFound: the group has no job.
-            GroupSealed: the group was sealed before, with another `then` or without.
-            InvalidPayload: `then` breaks a rule, has a group, or its id is taken. Not sealed.
+            GroupSealed: the group was sealed before, with another `then` or `notify`, or without.
+            InvalidPayload: `then` breaks a rule, has a group, or its id is taken, or a webhook is not in the
+                configuration. Not sealed.
         """
+        self._check_notify(f"group {group}", notify)
         stored = EnqueueFields("", b"", 0, 0, 0, "")
         if then is not None:
             if then.group is not None:
@@ -421,6 +470,7 @@ class RedisStreamsQueue(WorkQueue):
             "seal",
             group=group,
             retention_ms=self.config.retention_ms,
+            notify=" ".join(notify),
             **{
                 f"then_{name}": value
                 for name, value in stored._asdict().items()
@@ -432,6 +482,8 @@ class RedisStreamsQueue(WorkQueue):
             raise GroupNotFound(group, self.config.queue)
         if result == b"other-then":
             raise GroupSealed(f"group {group} was sealed before, without this job to follow it")
+        if result == b"other-notify":
+            raise GroupSealed(f"group {group} was sealed before, with other webhooks, or without")
         if result == b"taken":
             raise InvalidPayload(
                 f"job {stored.id} exists: the job that follows a group needs a new id",

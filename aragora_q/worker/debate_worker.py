@@ -18,6 +18,8 @@ from aragora_q.maintenance import MaintenanceLoop, run_periodically
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.retry import RetryPolicy
+from aragora_q.scheduler import Scheduler
+from aragora_q.webhooks.deliverer import Deliverer
 from aragora_q.worker import liveness
 from aragora_q.worker.fetcher import Fetcher
 from aragora_q.worker.fitness import Fitness
@@ -145,6 +147,10 @@ class DebateWorker:
         self._maintenance = MaintenanceLoop(
             queue, self.identity.worker_id, self._lease_seconds, self._gates
         )
+        self._scheduler = Scheduler(queue.schedules, config)
+        self._deliverer = Deliverer(
+            queue, config, self.metrics, lambda: self._maintenance.registered_workers
+        )
         self._fetcher = Fetcher(
             queue,
             self._maintenance,
@@ -219,7 +225,8 @@ class DebateWorker:
     def reconfigure(self, config: QueueConfig) -> None:
         """Apply the settings that may change while jobs run; the others stay as they are.
 
-        These are concurrency, retry delays, drain time, the largest result, budgets and limits of providers.
+        These are concurrency, retry delays, drain time, the largest result, budgets, limits of providers,
+        schedules and webhooks.
         """
         self._runner.reconfigure(config)
         names = ("drain_timeout_seconds", "budgets", "providers")
@@ -228,6 +235,8 @@ class DebateWorker:
         )
         if self._gates is not None:
             self._gates.reconfigure(self._config)
+        self._scheduler.reconfigure(config)
+        self._deliverer.reconfigure(config)
 
     def get_stats(self) -> WorkerStats:
         """Return what the worker did so far and does now."""
@@ -301,6 +310,8 @@ class DebateWorker:
                 name="orphan-check",
             ),
             asyncio.create_task(self._follow_gates(), name="gates"),
+            asyncio.create_task(self._scheduler.run(), name="schedules"),
+            asyncio.create_task(self._deliverer.run(), name="webhooks"),
         ]
         try:
             await asyncio.wait([fetch, *background], return_when=asyncio.FIRST_COMPLETED)
@@ -352,6 +363,8 @@ class DebateWorker:
             await self._stop.guard(self._refresh_gates())
         if self._burst and not self._stop.is_set():  # it may be over before maintenance is due
             await self._maintenance.unhold()
+            with suppress(*SERVER_ERRORS):
+                await self._scheduler.step()
         self._has_declared.set()
         await self._fetcher.run()
 
@@ -394,6 +407,17 @@ class DebateWorker:
             self._release_orphans_now(),
         )
 
+    async def _deliver_last_messages(self) -> None:
+        """Deliver what the last reports put in the outbox, unless the worker is to stop at once."""
+        if self._abort.is_set():
+            return
+        delivering = asyncio.create_task(self._deliverer.finish())
+        abort = asyncio.create_task(self._abort.wait())
+        await asyncio.wait([delivering, abort], return_when=asyncio.FIRST_COMPLETED)
+        for task in (delivering, abort):
+            task.cancel()
+        await asyncio.gather(delivering, abort, return_exceptions=True)
+
     async def _release_orphans_now(self) -> None:
         """At once, not after the drain: until then, another worker could run them."""
         if self._outages.needs_recovery:
@@ -414,7 +438,10 @@ class DebateWorker:
                 "Redis unavailable at shutdown: unreported jobs will be reclaimed",
                 extra={"jobs": len(self._reporter), "worker": self.identity.worker_id},
             )
+        else:
+            await self._deliver_last_messages()
         finally:
+            await self._deliverer.close()
             self._reporter.give_up()
             await self.keeper.stop()
             if self._gates is not None:

@@ -11,7 +11,7 @@ from support.queue_harness import PREFIX, QueueHarness
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
 from aragora_q.context import Call, Settlement
-from aragora_q.contracts import Completed, Granted
+from aragora_q.contracts import ClaimRequest, Completed, Granted, Settled
 from aragora_q.doctor import checks, groups, integrity
 from aragora_q.doctor.report import PROBLEMS
 from aragora_q.errors import AccessDenied
@@ -268,10 +268,62 @@ BREAKS_OF_GATES = {
     "counter-never-expires": lambda redis_client: redis_client.persist(_counter(redis_client)),
 }
 
+OUTBOX, SENT = f"{PREFIX}outbox:ops", f"{PREFIX}sent:ops"
+
+
+async def _messages(harness):
+    """A message that waits, and one that was delivered."""
+    target = {"url": "https://example.com/", "secret_file": "secret"}
+    queue = harness.other_client(webhooks={"ops": target})
+    for job_id in ("sent", "waits"):
+        await queue.enqueue(Job({}, id=job_id, notify=("ops",)))
+        await queue.cancel(job_id)
+    claimed = await queue.outbox.claim([ClaimRequest("ops", 1, 60)])
+    [delivery] = claimed.deliveries
+    assert await queue.outbox.settle([Settled(delivery, "ok")]) == ["delivered"]
+
+
+def _message(redis_client, of=OUTBOX):
+    [delivery_id] = redis_client.zrange(of, 0, -1)
+    return f"{PREFIX}delivery:{delivery_id}"
+
+
+def _break_message_type(redis_client):
+    key = _message(redis_client, SENT)
+    redis_client.delete(key, SENT)
+    redis_client.set(key, "x")
+
+
+def _break_outbox_type(redis_client):
+    redis_client.delete(OUTBOX, _message(redis_client))
+    redis_client.set(OUTBOX, "x")
+
+
+def _break_message(redis_client):
+    redis_client.hdel(_message(redis_client), "webhook")
+    redis_client.delete(OUTBOX)
+
+
+def _send_twice(redis_client):
+    [delivery_id] = redis_client.zrange(SENT, 0, -1)
+    redis_client.zadd(OUTBOX, {delivery_id: 1})
+
+
+BREAKS_OF_MESSAGES = {
+    "outbox-wrong-type": _break_outbox_type,
+    "message-wrong-type": _break_message_type,
+    "message-damaged": _break_message,
+    "message-lost": lambda redis_client: redis_client.delete(_message(redis_client)),
+    "message-unlisted": lambda redis_client: redis_client.delete(OUTBOX),
+    "message-twice": _send_twice,
+    "message-never-expires": lambda redis_client: redis_client.persist(_message(redis_client)),
+}
+
 CASES = {
     **{code: (_jobs, damage) for code, damage in BREAKS.items()},
     **{code: (_groups, damage) for code, damage in BREAKS_OF_GROUPS.items()},
     **{code: (_holds, damage) for code, damage in BREAKS_OF_HOLDS.items()},
+    **{code: (_messages, damage) for code, damage in BREAKS_OF_MESSAGES.items()},
     **{code: (_calls, damage) for code, damage in BREAKS_OF_GATES.items()},
 }
 

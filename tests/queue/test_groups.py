@@ -3,116 +3,12 @@
 from collections import Counter
 
 import pytest
-from support.queue_harness import decisions
+from support.moves import ENDINGS, MOVES, report
 
 from aragora_q.base import TERMINAL, Job
 from aragora_q.contracts import Completed, Failed, Released, Report, Retry
 from aragora_q.errors import GroupNotFound, GroupSealed, InvalidPayload
 from aragora_q.redis.keys import BACKSTOP_MS, MAX_DATA_BYTES
-
-
-def _report(outcome):
-    async def move(harness):
-        session = await harness.worker()
-        await harness.report(session, await harness.start_one(session), outcome)
-
-    return move
-
-
-async def _start(harness):
-    await harness.start_one(await harness.worker())
-
-
-async def _start_again(harness):
-    await _report(Retry("x", 60))(harness)
-    await _promote(harness)
-    await harness.start_one(await harness.worker("w2"))
-
-
-async def _release_orphans(harness):
-    session = await harness.worker()
-    await harness.start_one(session)
-    assert await session.release_orphans(lambda _: False, min_idle_seconds=0) == ["a"]
-
-
-async def _reclaim(harness):
-    await harness.start_one(await harness.worker())
-    harness.backdate("a")
-    assert decisions(await harness.queue.reclaim()) == [("a", "reclaimed")]
-
-
-async def _poison(harness):
-    for n, decision in enumerate(("reclaimed", "reclaimed", "poisoned")):
-        await harness.start_one(await harness.worker(f"victim{n}"))
-        harness.backdate("a")
-        assert decisions(await harness.queue.reclaim()) == [("a", decision)]
-
-
-async def _redeliver(harness):
-    session = await harness.worker()
-    await harness.start_one(session)
-    harness.backdate("a")
-    harness.redis.hincrby(harness.keys.worker("w1"), "registered_at", -1000)
-    await harness.renew(session)
-    assert decisions(await harness.queue.reclaim()) == [("a", "redelivered")]
-
-
-async def _promote(harness):
-    harness.redis.zadd(harness.keys.delayed, {"a": 1})
-    await harness.queue.promote()
-
-
-async def _promote_without_payload(harness):
-    harness.redis.delete(harness.keys.payload("a"))
-    await _promote(harness)
-
-
-async def _cancel(harness):
-    assert await harness.queue.cancel("a")
-
-
-def _after(first, second):
-    async def move(harness):
-        await first(harness)
-        await second(harness)
-
-    return move
-
-
-async def _requeue(harness):
-    assert await harness.queue.requeue(["a"]) == ["requeued"]
-
-
-DELAYED = {"delay_seconds": 60}
-ENDINGS = {
-    "complete": ({}, _report(Completed(b"{}")), "completed"),
-    "fail": ({}, _report(Failed("x", b"{}")), "failed"),
-    "last retry": ({"max_attempts": 1}, _report(Retry("x", 60)), "failed"),
-    "poison": ({}, _poison, "failed"),
-    "promote without payload": (DELAYED, _promote_without_payload, "failed"),
-    "cancel pending": ({}, _cancel, "cancelled"),
-    "cancel delayed": (DELAYED, _cancel, "cancelled"),
-    "cancel processing": ({}, _after(_start, _cancel), "cancelled"),
-    "cancel retrying": ({}, _after(_report(Retry("x", 60)), _cancel), "cancelled"),
-}
-"""How the last job of a group may end: fields of the job, what happens, its status then."""
-
-MOVES = {
-    **ENDINGS,
-    "enqueue delayed": (DELAYED, None, "pending"),
-    "start": ({}, _start, "processing"),
-    "start again": ({}, _start_again, "processing"),
-    "retry": ({}, _report(Retry("x", 60)), "retrying"),
-    "retry later": ({}, _report(Retry("x", 60, charged=False)), "retrying"),
-    "release": ({}, _report(Released()), "pending"),
-    "release orphans": ({}, _release_orphans, "pending"),
-    "reclaim": ({}, _reclaim, "retrying"),
-    "redeliver": ({}, _redeliver, "pending"),
-    "promote": (DELAYED, _promote, "pending"),
-    "requeue failed": ({}, _after(_report(Failed("x")), _requeue), "pending"),
-    "requeue cancelled": ({}, _after(_cancel, _requeue), "pending"),
-}
-
 
 ONE_OF_EACH_SCRIPT = (
     "complete", "fail", "last retry", "poison", "promote without payload", "cancel retrying", "release",
@@ -160,7 +56,7 @@ async def test_a_result_too_large_to_keep_is_counted(new_harness):
     harness = new_harness()
     await harness.enqueue("a", group="g")
     await harness.queue.seal_group("g", THEN)
-    await _report(Completed(b"x" * (MAX_DATA_BYTES + 1)))(harness)
+    await report(Completed(b"x" * (MAX_DATA_BYTES + 1)))(harness)
     assert await _counts(harness) == {"failed": 1}
     assert _enqueued(harness) == 1
 
@@ -400,7 +296,7 @@ async def test_then_gets_an_id_that_is_free(new_harness):
 async def test_a_group_that_is_cancelled_cancels_then(harness):
     """The group's live jobs and `then` are cancelled; it refuses jobs, and a `then`, from then on."""
     await harness.enqueue("done", group="g")
-    await _report(Completed(b"{}"))(harness)
+    await report(Completed(b"{}"))(harness)
     for job_id in "ab":
         await harness.enqueue(job_id, group="g")
     await harness.queue.seal_group("g", THEN)

@@ -14,9 +14,9 @@ LIVE = ("pending", "processing", "retrying", "held")
 PARTS = ("payload", "result", "history", "journal")
 SINGLE_KEYS = {
     *LANES, *TERMINAL, "delayed", "held", "counters", "control", "workers", "events", "bell", "labels",
-    "groups", "durations", "samples:minute", "samples:hour", "changes",
+    "groups", "durations", "samples:minute", "samples:hour", "schedules", "webhooks", "changes",
 }  # fmt: skip
-KEYS_BY_NAME = ("worker", "group", "members", "experiment")
+KEYS_BY_NAME = ("worker", "group", "members", "experiment", "outbox", "sent", "delivery")
 COMPACT_BYTES = 64
 
 
@@ -42,6 +42,7 @@ def problems(client, prefix):
     return [
         *found,
         *_problems_of_groups(client, prefix, jobs),
+        *_problems_of_deliveries(client, prefix),
         *_problems_of_counters(client, prefix),
     ]
 
@@ -173,9 +174,10 @@ def _problems_of_ttl(ttls, prefix, job_id, fields, parts):
 
 
 def _problems_of_labels(client, prefix, jobs):
-    """Every label of a job has the job in its index, and every index holds only such jobs."""
+    """Every label of a job but `notify` has the job in its index, and every index holds only such jobs."""
     labels = {job_id: text.split() for job_id, text in client.hgetall(f"{prefix}labels").items()}
     labeled = {(label, job_id) for job_id in labels for label in labels[job_id]}
+    labeled = {row for row in labeled if not row[0].startswith("notify:")}
     listed = set()
     for key in client.scan_iter(match=f"{prefix}members:*", count=1000):
         label = key.removeprefix(f"{prefix}members:")
@@ -210,6 +212,22 @@ def _problems_of_groups(client, prefix, jobs):
         is_waiting = fields.get("then") == "waiting"
         if is_waiting != bool(client.exists(f"{key}:then")) or (is_waiting and has_ended):
             yield f"group {name}: its `then` is {fields.get('then')}"
+
+
+def _problems_of_deliveries(client, prefix):
+    """Every message is in one list, that of its webhook, and expires; every list holds only such messages."""
+    lists = Counter()
+    for kind in ("outbox", "sent"):
+        for key in client.scan_iter(match=f"{prefix}{kind}:*", count=1000):
+            webhook = key.removeprefix(f"{prefix}{kind}:")
+            lists.update((delivery, webhook) for delivery in client.zrange(key, 0, -1))
+    known = {}
+    for key in client.scan_iter(match=f"{prefix}delivery:*", count=1000):
+        known[key.removeprefix(f"{prefix}delivery:"), client.hget(key, "webhook")] = key
+    yield from (f"message {row} is in {n} lists" for row, n in lists.items() if n != 1)
+    yield from (f"message {row} has no data" for row in lists.keys() - known.keys())
+    yield from (f"message {row} is in no list" for row in known.keys() - lists.keys())
+    yield from (f"{key} has no TTL" for key in known.values() if client.pttl(key) < 0)
 
 
 def _problems_of_counters(client, prefix):

@@ -82,7 +82,7 @@ end
 
 local function check_labels(job, id, job_labels)
   local missing = {}
-  for label in string.gmatch(job_labels, '%S+') do
+  for label in listed_labels(job_labels) do
     if not redis.pcall('ZSCORE', members_key(label), id) then missing[#missing + 1] = label end
   end
   if #missing > 0 and add_problem('unlisted-label') then

@@ -1,11 +1,12 @@
 #!lua
 -- Add new jobs to their lanes, or to the delayed index, or hold them; an id that exists changes nothing.
--- include: groups holds
--- keys: stream_high stream_normal stream_low delayed held completed failed cancelled counters events bell labels groups
+-- include: groups holds schedules
+-- keys: stream_high stream_normal stream_low delayed held completed failed cancelled counters events bell labels groups schedules changes
 -- args: max_backlog
--- each job: id payload priority delay_ms max_attempts labels hold agents source
+-- each job: id payload priority delay_ms max_attempts labels hold agents source tick
 -- returns: per job: created | exists | full | sealed (its group takes no more jobs) | refused (too large, or not
--- numbers: not sent by this client) | unknown_source | no_calls (`source` has none to take over)
+-- numbers: not sent by this client) | unknown_source | no_calls (`source` has none to take over) | past (the schedule is
+-- done with this time) | paused (the schedule is)
 --
 -- `hold`, if it is not empty, is why the job waits for an approval; it is held at once. `agents`, if it is not
 -- empty, is a digest of a debate's agents, a space, and what it is the digest of: the job is of an experiment,
@@ -13,6 +14,7 @@
 -- `source`, if it is not empty, is the job whose finished calls, checkpoints `call/...`, the new one may take over: they
 -- are copied to its journal as `seed/<source>/call/...`, with what the source itself may take over. They do not count in
 -- the journal's `bytes`, but in `seeds`.
+-- `tick`, if it is not empty, is a JSON object: why the job of a schedule is enqueued; see `include/schedules.lua`.
 
 local capacity = math.huge
 if tonumber(max_backlog) > 0 then
@@ -100,11 +102,14 @@ end
 
 -- Jobs get their labels and records before they are created, so that a failure in between leaves no job without them.
 -- From the first job with labels on, jobs are therefore created after the loop.
-local results, created, labeled, uncreated = {}, {}, {}, {}
+local results, created, labeled, uncreated, ticks = {}, {}, {}, {}, {}
 for n = 1, items do
-  local job, id, payload, priority, delay_ms, max_attempts, job_labels, hold, agents, source = item(n)
+  local job, id, payload, priority, delay_ms, max_attempts, job_labels, hold, agents, source, tick = item(n)
   local lack = source ~= '' and find_seeds(job, id, source)
-  if #payload + #agents > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
+  local refusal = tick ~= '' and refuse_tick(tick)
+  if refusal then
+    results[n] = refusal
+  elseif #payload + #agents > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
     or not (tonumber(priority) and tonumber(delay_ms) and tonumber(max_attempts)) then
     results[n] = 'refused'
   elseif uncreated[id] or exists(job, id) then
@@ -136,6 +141,7 @@ for n = 1, items do
     if hold == '' then waiting = waiting + 1 end
     results[n] = 'created'
   end
+  if tick ~= '' and (results[n] == 'created' or results[n] == 'exists') then ticks[#ticks + 1] = n end
 end
 if #labeled > 0 then get_groups().label(labeled) end
 for key, fields in pairs(records) do
@@ -147,6 +153,10 @@ for key, fields in pairs(records) do
   redis.call('PEXPIRE', key, text(EXPERIMENT_MS))
 end
 for _, n in ipairs(uncreated) do create(item(n)) end
+for _, n in ipairs(ticks) do
+  local job, id = item(n)
+  settle_tick(job, id, select(11, item(n)), results[n] == 'created')
+end
 count('enqueued', #created)
 count('held', #held_ids)
 publish_event('enqueued', created)

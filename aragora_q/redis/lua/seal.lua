@@ -1,23 +1,24 @@
 #!lua
 -- Seal a group: it takes no more jobs, and ends when its last job has ended. Optionally store one job, `then`,
--- which the script that ends the group enqueues.
+-- which the script that ends the group enqueues, and the webhooks, `notify`, to which it reports that.
 -- include: groups
 -- keys: stream_high stream_normal stream_low delayed completed failed cancelled counters events bell labels groups changes
--- args: group retention_ms then_id then_payload then_priority then_delay_ms then_max_attempts then_labels by reason
--- returns: sealed | was-sealed (with the same `then`) | other-then (it is sealed with another `then`, or without)
--- | taken (a job has the id of `then`) | refused (too large) | unknown
+-- args: group retention_ms then_id then_payload then_priority then_delay_ms then_max_attempts then_labels notify by reason
+-- returns: sealed | was-sealed (with the same `then` and `notify`) | other-then (it is sealed with another `then`, or
+-- without) | other-notify | taken (a job has the id of `then`) | refused (too large) | unknown
 --
--- An empty `then_id` means no job. A group that has no live job ends at once.
+-- An empty `then_id` means no job; `notify` are names separated by spaces, or empty. A group that has no live job ends at once.
 
 local key = group_key(group)
-local state = read(key, 'created_at', 'sealed_at', 'then_digest')
+local state = read(key, 'created_at', 'sealed_at', 'then_digest', 'notify')
 local digest = then_id ~= '' and redis.sha1hex(table.concat(
   {then_id, then_payload, then_priority, then_delay_ms, then_max_attempts, then_labels}, ' ')) or ''
 if not state.created_at then return 'unknown' end
 if state.sealed_at then
-  return (digest == '' or state.then_digest == digest) and 'was-sealed' or 'other-then'
+  if digest ~= '' and state.then_digest ~= digest then return 'other-then' end
+  return (notify == '' or state.notify == notify) and 'was-sealed' or 'other-notify'
 end
-if #then_payload > MAX_DATA_BYTES or #then_id > MAX_JOB_ID_CHARS or #then_labels > MAX_LABELS_BYTES then
+if #then_payload > MAX_DATA_BYTES or #then_id > MAX_JOB_ID_CHARS or #then_labels + #notify > MAX_LABELS_BYTES then
   return 'refused'
 end
 if digest ~= '' then
@@ -27,6 +28,7 @@ if digest ~= '' then
   redis.call('HSET', key, 'then', 'waiting', 'then_id', then_id, 'then_priority', then_priority, 'then_delay_ms',
     then_delay_ms, 'then_max_attempts', then_max_attempts, 'then_labels', then_labels, 'then_digest', digest)
 end
+if notify ~= '' then redis.call('HSET', key, 'notify', notify) end
 redis.call('HSET', key, 'sealed_at', now_text)
 redis.call('XADD', events, 'MAXLEN', '~', MAX_EVENTS, '*', 'event', 'sealed', 'group', group,
   'by', by, 'reason', cut(reason))

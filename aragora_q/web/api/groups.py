@@ -77,9 +77,10 @@ class CancelledGroup(TypedDict):
 
 
 class Seal(Because):
-    """Why a group is sealed, and what follows it: the fields of a job, without `group`."""
+    """Why a group is sealed; the fields of a job that follows it, without `group`; webhooks for its end."""
 
     then: dict[str, Any] | None = None
+    notify: list[str] = Field(default_factory=list)
 
 
 class TableQuery(Strict):
@@ -160,9 +161,11 @@ async def seal_group(
     access.log_action("group seal", [name], body.reason)
     config, then = access.console.config, None
     if body.then is not None:
-        defaults = default_fields(config.default_agents)
+        defaults = default_fields(config.default_agents, config.default_notify)
         then, _ = create_follower(name, body.then, defaults, config)
-    is_new = await access.queue.seal_group(name, then, by=access.actor.by, reason=body.reason)
+    is_new = await access.queue.seal_group(
+        name, then, notify=body.notify, by=access.actor.by, reason=body.reason
+    )
     group = await require_group(viewer_queue(access), name)
     return answer({**views.group_json(group), "sealed": is_new})
 

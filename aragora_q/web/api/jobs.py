@@ -21,6 +21,7 @@ from aragora_q.intake.checks import MAX_QUOTE, NO_THRESHOLDS, held_fields
 from aragora_q.intake.quoter import Quoter
 from aragora_q.job_fields import default_fields
 from aragora_q.labels import JobFilter
+from aragora_q.report.receipt import Receipt
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Access, Producer, Viewer
 from aragora_q.web.api import lines
@@ -33,7 +34,7 @@ from aragora_q.web.api.routing import (
     takes,
 )
 from aragora_q.web.filters import read_filter
-from aragora_q.web.lookup import require_job
+from aragora_q.web.lookup import require_job, require_job_id
 from aragora_q.web.media import JSON, NDJSON, has_lines, media_type
 from aragora_q.web.problems import API, NO_STORE, JobDiffers, WrongMediaType
 from aragora_q.web.roles import Role
@@ -81,6 +82,7 @@ class NewJob(Source, total=False):
     group: str | None
     tenant: str | None
     tags: dict[str, str]
+    notify: list[str]
     approve_above_usd: float | None
     max_quote_usd: float | None
 
@@ -243,7 +245,7 @@ async def enqueue(access: Producer, request: Request) -> Response:
 async def put_job(access: Producer, job_id: str, request: Request) -> Response:
     """Enqueue a job under an id, once, however often it is sent.
 
-    200: the id exists, with the same payload, group, tenant, tags, priority and, while they are kept,
+    200: the id exists, with the same payload, group, tenant, tags, notify, priority and, while they are kept,
     `max_attempts`. 409: something of it differs. A delay, and prices that need an approval, are not compared.
     """
     fields = await read_object(request)
@@ -273,7 +275,8 @@ async def _exists(access: Access, job_id: Any) -> bool:
 
 def new_checker(access: Access, summary: BulkSummary) -> LineChecker:
     """Return what makes and checks jobs, with the defaults of the configuration."""
-    defaults = default_fields(access.console.config.default_agents)
+    config = access.console.config
+    defaults = default_fields(config.default_agents, config.default_notify)
     quoter = Quoter(access.queue)
     return LineChecker(
         quoter,
@@ -308,7 +311,7 @@ async def _check_same(access: Access, job: Job) -> None:
         raise TryAgain(
             f"job {job.id} existed and was deleted meanwhile: nothing is changed"
         ) from None
-    for name in ("payload", "group", "tenant", "tags", "priority", "max_attempts"):
+    for name in ("payload", "group", "tenant", "tags", "notify", "priority", "max_attempts"):
         wanted, found = getattr(job, name), getattr(existing, name)
         if name == "max_attempts":
             wanted = wanted or access.console.config.retry_max_attempts
@@ -367,6 +370,16 @@ async def get_debate(access: Viewer, job_id: str) -> Response:
     journal = await access.queue.tracker.checkpoints(job.id)
     calls = report.read_calls(journal, (job.result or {}).get("transcript"))
     return answer(views.debate_json(job, calls))
+
+
+@router.get(
+    "/jobs/{job_id}/receipt", response_model=Receipt, responses=described(HTTPStatus.CONFLICT)
+)
+async def get_receipt(access: Viewer, job_id: str) -> Response:
+    """Return the receipt of an ended job, as `receipt`: what `receipt verify` verifies is the body as it is."""
+    require_job_id(access.queue, job_id)
+    body = await views.read_receipt(access.queue, job_id)
+    return Response(body, headers=NO_STORE, media_type=JSON)
 
 
 def viewer_queue(access: Access) -> RedisStreamsQueue:

@@ -48,8 +48,8 @@ router = APIRouter()
 
 FIELDS = (
     "question", "agents", "rounds", "consensus", "judge", "answer_form", "options", "schema", "debate",
-    "max_cost_usd", "approve_above_usd", "service_tier", "priority", "delay", "group", "tenant", "tags", "id",
-    "from",
+    "max_cost_usd", "approve_above_usd", "service_tier", "priority", "delay", "group", "tenant", "tags",
+    "notify", "id", "from",
 )  # fmt: skip
 """The fields of the form. `from` is the debate that it began with."""
 
@@ -81,6 +81,7 @@ MENTIONS = {
     "group": ("group",),
     "tenant": ("tenant",),
     "tags": ("tags", "tag name", "tag"),
+    "notify": ("notify", "webhook"),
     "agents": ("agents", "agent", "model"),
 }
 """How messages name the fields."""
@@ -118,6 +119,7 @@ class Draft:
             "group": values["group"],
             "tenant": values["tenant"],
             "tags": self._tags(),
+            "notify": names_of(values["notify"]),
             "id": values["id"],
         }
         self._check_labels(found)
@@ -220,7 +222,11 @@ async def new_debate(request: Request, access: Producer) -> Response:
         if not is_debate(job):
             raise InvalidPayload(f"job {job_id} is not a debate: it cannot be changed here")
         return _page(request, access, Draft(values_of(job)))
-    defaults = DEFAULTS | {"agents": ", ".join(access.queue.config.default_agents)}
+    config = access.queue.config
+    defaults = DEFAULTS | {
+        "agents": ", ".join(config.default_agents),
+        "notify": ", ".join(config.default_notify),
+    }
     given = {name: request.query_params.get(name, "") for name in ("question", "group", "tenant")}
     values = dict.fromkeys(FIELDS, "") | defaults | {n: v for n, v in given.items() if v}
     return _page(request, access, Draft(values))
@@ -245,6 +251,7 @@ def values_of(job: Job) -> dict[str, str]:
         "group": "" if note_of(payload) else job.group or "",
         "tenant": job.tenant or "",
         "tags": ", ".join(f"{name}={each}" for name, each in job.tags.items() if name != ARM_TAG),
+        "notify": ", ".join(job.notify),
         "id": "",
         "from": job.id,
     }
@@ -386,6 +393,7 @@ def _page(
         notice=notice,
         ready=ready,
         agents=known_agents(config),
+        webhooks=sorted(config.webhooks),
         modes={
             "consensus": CONSENSUS_MODES, "debate": DEBATE_MODES, "service_tier": SERVICE_TIERS,
             "answer_form": ANSWER_FORMS,
@@ -418,10 +426,14 @@ def _command(config: QueueConfig, job: Job, draft: Draft) -> str:
     options += [
         word for each in fields.get("tags", {}).items() for word in ("--tag", "=".join(each))
     ]
+    if fields.get("notify"):
+        options += ["--notify", ",".join(fields["notify"])]
     options += ["--id", job.id]
     # The command would take such a question for a file or an option, and has no option that clears a field.
-    if _IS_NO_QUESTION.fullmatch(question) or FROM in fields:
-        line = json.dumps({**fields, "id": job.id}, ensure_ascii=False)
+    clears_notify = config.default_notify and not job.notify
+    if _IS_NO_QUESTION.fullmatch(question) or FROM in fields or clears_notify:
+        cleared: dict[str, Any] = {"notify": []} if clears_notify else {}
+        line = json.dumps({**fields, **cleared, "id": job.id}, ensure_ascii=False)
         return f"printf '%s\\n' {shlex.quote(line)} | {command_line(config, 'enqueue', '-')}"
     return command_line(config, "enqueue", question, *options)
 

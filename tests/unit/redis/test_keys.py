@@ -29,6 +29,9 @@ FIXED = (
     "bell",
     "labels",
     "groups",
+    "schedules",
+    "webhooks",
+    "changes",
 )
 OF_A_JOB = ("job", "payload", "result", "history", "journal")
 
@@ -37,7 +40,7 @@ worker_ids = st.from_regex(WORKER_ID_PATTERN, fullmatch=True)
 queue_names = st.from_regex(QUEUE_NAME_PATTERN, fullmatch=True)
 
 
-def all_keys(keys, job_id, worker_id, group="g", label="tag:k=v"):
+def all_keys(keys, job_id, worker_id, group="g", label="tag:k=v", webhook="w", delivery_id="1-1"):
     return [
         *(getattr(keys, name) for name in FIXED),
         *(getattr(keys, name)(job_id) for name in OF_A_JOB),
@@ -46,6 +49,9 @@ def all_keys(keys, job_id, worker_id, group="g", label="tag:k=v"):
         f"{keys.group(group)}:then",
         keys.members(label),
         keys.experiment(group),
+        keys.outbox(webhook),
+        keys.sent(webhook),
+        keys.delivery(delivery_id),
     ]
 
 
@@ -67,7 +73,7 @@ def test_documented_table_is_complete():
         for name in re.findall(r"`([^`]+)`", row)
     }
     keys = QueueKeys("", "q", cluster=True)
-    made = [*all_keys(keys, "<id>", "<id>", "<g>", "<label>"), *keys.guard]
+    made = [*all_keys(keys, "<id>", "<id>", "<g>", "<label>", "<w>", "<id>"), *keys.guard]
     assert documented == {key.removeprefix("{q}:") for key in made}
 
 

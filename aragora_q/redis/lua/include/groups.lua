@@ -1,8 +1,8 @@
 -- Shared by every script that creates, moves, ends or deletes jobs: labels, and the counts of groups.
 --
--- A label is `group:<name>`, `tenant:<name>` or `tag:<name>=<value>`. The hash `labels` holds the labels of each
--- job that has any, separated by spaces, the group first; `members:<label>` lists the jobs that have a label. Both
--- are kept until the job is deleted, even if its own keys expire before.
+-- A label is `group:<name>`, `tenant:<name>`, `tag:<name>=<value>` or `notify:<webhook>`. The hash `labels` holds the
+-- labels of each job that has any, separated by spaces, the group first; `members:<label>` lists the jobs that have a
+-- label, except `notify`. Both are kept until the job is deleted, even if its own keys expire before.
 
 local queue_prefix = string.sub(labels, 1, -#'labels' - 1)
 
@@ -14,6 +14,11 @@ local function labels_of(ids)
   if #ids == 0 or #ids > 1 and redis.call('EXISTS', labels) == 0 then return {} end
   local values = redis.pcall('HMGET', labels, unpack(ids))
   return values.err and {} or values  -- a key of another type
+end
+
+-- The labels, of these labels of a job, whose jobs are listed in `members:<label>`.
+local function listed_labels(job_labels)
+  return string.gmatch(string.gsub(' ' .. job_labels, ' notify:%S+', ''), '%S+')
 end
 
 -- True if a label is among these labels of a job.
@@ -40,6 +45,40 @@ local function create_job(job, id, payload, priority, delay_ms, max_attempts)
     redis.call('HSET', job, 'status', 'pending', 'max_attempts', max_attempts, 'created_at', text(at))
   end
   if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
+end
+
+-- Put a message in the outbox of each webhook: `messages` are a webhook, what ended (job or group), its id or name, how
+-- it ended, and so on. Whatever is wrong with an outbox, the end itself must not fail: a message that cannot be kept is
+-- counted as dropped.
+local function post(messages)  -- rare
+  local total, room, dropped = #messages / 4, {}, 0
+  local last = redis.pcall('HINCRBY', counters, 'notified', text(total))  -- makes ids that are new in this millisecond
+  if type(last) == 'table' then  -- not a number
+    redis.pcall('HSET', counters, 'notified', text(total))
+    last = total
+  end
+  for n = 1, total do
+    local webhook, kind, subject, event = unpack(messages, 4 * n - 3, 4 * n)
+    local outbox = queue_prefix .. 'outbox:' .. webhook
+    local id = now_text .. '-' .. text(last - total + n)
+    local delivery = queue_prefix .. 'delivery:' .. id
+    if not room[webhook] then  -- noted there, it is known also while no process delivers its messages
+      redis.pcall('HSETNX', queue_prefix .. 'webhooks', 'since:' .. webhook, now_text)
+      local size = redis.pcall('ZCARD', outbox)
+      room[webhook] = type(size) == 'number' and MAX_OUTBOX - size or 0
+    end
+    local is_kept = room[webhook] > 0 and type(redis.pcall('HSET', delivery, 'webhook', webhook, 'kind', kind, 'subject',
+      subject, 'event', event, 'at', now_text, 'queued_at', now_text)) == 'number'
+    if is_kept then
+      redis.pcall('PEXPIRE', delivery, text(DELIVERY_MS))
+      is_kept = type(redis.pcall('ZADD', outbox, now_text, id)) == 'number'
+    end
+    if is_kept then room[webhook] = room[webhook] - 1 else dropped = dropped + 1 end
+  end
+  for webhook in pairs(room) do  -- no outbox outlives its messages, also if no process delivers them any more
+    redis.pcall('PEXPIRE', queue_prefix .. 'outbox:' .. webhook, text(DELIVERY_MS))
+  end
+  if dropped > 0 then redis.pcall('HINCRBY', counters, 'deliveries_dropped', text(dropped)) end
 end
 
 local deleted = {}  -- jobs with labels that this call deleted: an id, its labels, and so on
@@ -89,7 +128,7 @@ local function create_groups()  -- rare
       ids[#ids + 1] = rows[n]
     end
     for job_labels, ids in pairs(ids_of) do
-      for label in string.gmatch(job_labels, '%S+') do
+      for label in listed_labels(job_labels) do
         local reply = redis.pcall(command, members_key(label), unpack(ids))
         if type(reply) == 'table' then failure = reply end
       end
@@ -190,6 +229,11 @@ local function create_groups()  -- rare
     redis.call('HSET', key, 'ended_at', now_text)
     redis.call('PEXPIRE', key, text(retention_ms + BACKSTOP_MS))
     if then_status == 'waiting' then enqueue_then(key) end
+    local messages, name = {}, string.sub(key, #group_key('') + 1)
+    for webhook in string.gmatch(read(key, 'notify').notify or '', '%S+') do
+      for _, word in ipairs({webhook, 'group', name, 'ended'}) do messages[#messages + 1] = word end
+    end
+    if #messages > 0 then post(messages) end
   end
 
   -- Delete a group that has no jobs. A job that still waits for its end is enqueued: nothing else would.
@@ -267,13 +311,23 @@ local function get_groups()
   return group_functions
 end
 
--- Count what moved in groups, once the labels of all jobs that moved are known.
+-- Count what moved in groups, once the labels of all jobs that moved are known; report ends to the webhooks that the
+-- labels name.
 local function count_in_groups(retention_ms)  -- rare
-  local ids = {}
+  local ids, messages = {}, {}
   for n = 1, #moves, 3 do ids[#ids + 1] = moves[n] end
   for n, job_labels in ipairs(labels_of(ids)) do
-    if job_labels then moved(ids[n], moves[3 * n - 1], moves[3 * n], job_labels) end
+    if job_labels then
+      local from, to = moves[3 * n - 1], moves[3 * n]
+      moved(ids[n], from, to, job_labels)
+      if string.find(' completed failed cancelled ', ' ' .. to .. ' ', 1, true) then
+        for webhook in string.gmatch(' ' .. job_labels, ' notify:(%S+)') do
+          for _, word in ipairs({webhook, 'job', ids[n], to}) do messages[#messages + 1] = word end
+        end
+      end
+    end
   end
+  if #messages > 0 then post(messages) end
   if #labeled_moves > 0 then get_groups().count_moves(labeled_moves, retention_ms) end
 end
 

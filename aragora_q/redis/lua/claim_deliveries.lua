@@ -1,0 +1,61 @@
+#!lua flags=allow-oom
+-- Take messages that are due from the outboxes of webhooks: each attempt has a lease until it is settled.
+-- include: groups
+-- keys: webhooks counters labels
+-- args:
+-- each webhook: name limit lease_ms
+-- returns: ms until the next message is due (-1: none waits), then per message: id, webhook, kind, subject, event, at,
+-- attempts with this one, end of the lease
+--
+-- A webhook that is disabled gets none. One whose last attempt failed gets one at a time, of all processes together.
+
+local reply, next_due = {-1}, math.huge
+
+-- The messages of an outbox that are due, whose data still exists; those without data are removed.
+local function take(outbox, name, limit, lease_ms)
+  local gone, taken = 0, 0
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', outbox, '-inf', now_text, 'LIMIT', '0', text(limit))) do
+    local delivery = queue_prefix .. 'delivery:' .. id
+    local state = read(delivery, 'webhook', 'kind', 'subject', 'event', 'at')
+    if state.webhook == name and state.kind and state.subject and state.event and parse_int(state.at) then
+      local attempts = tolerate_damage(redis.pcall('HINCRBY', delivery, 'attempts', '1'))
+      if type(attempts) == 'table' then
+        redis.call('HSET', delivery, 'attempts', '1')
+        attempts = 1
+      end
+      redis.call('ZADD', outbox, text(now + lease_ms), id)
+      reply[#reply + 1] = {id, name, state.kind, state.subject, state.event, parse_int(state.at), attempts, now + lease_ms}
+      taken = taken + 1
+    else  -- it expired, or another program changed it
+      redis.call('ZREM', outbox, id)
+      gone = gone + 1
+    end
+  end
+  count('deliveries_dropped', gone)
+  if taken > 0 then redis.call('PEXPIRE', outbox, text(DELIVERY_MS)) end
+  return taken
+end
+
+for n = 1, items do
+  local name, limit, lease_ms = item(n)
+  local outbox = queue_prefix .. 'outbox:' .. name
+  local due = redis.pcall('ZRANGE', outbox, '0', '0', 'WITHSCORES')
+  if not due.err and due[1] then
+    local state = read(webhooks, 'disabled:' .. name, 'failures:' .. name, 'probe_until:' .. name)
+    local failures = parse_int(state['failures:' .. name]) or 0
+    local probe_until = parse_int(state['probe_until:' .. name]) or 0
+    if state['disabled:' .. name] then
+      local expired = redis.call('ZREMRANGEBYSCORE', outbox, '-inf', '(' .. text(now - DELIVERY_MS))
+      count('deliveries_dropped', expired)
+    elseif failures > 0 and probe_until > now then
+      next_due = math.min(next_due, probe_until)
+    else
+      local taken = take(outbox, name, failures > 0 and math.min(1, limit) or tonumber(limit), tonumber(lease_ms))
+      if failures > 0 and taken > 0 then redis.call('HSET', webhooks, 'probe_until:' .. name, text(now + lease_ms)) end
+      local left = redis.call('ZRANGE', outbox, '0', '0', 'WITHSCORES')
+      if left[2] then next_due = math.min(next_due, tonumber(left[2])) end
+    end
+  end
+end
+if next_due < math.huge then reply[1] = math.max(0, math.ceil(next_due - now)) end
+return reply

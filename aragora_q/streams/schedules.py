@@ -1,0 +1,201 @@
+"""`RedisSchedules`: what the queue knows of its schedules; the job of each time is enqueued exactly once.
+
+Used through `RedisStreamsQueue.schedules` by the scheduler of workers and `reap`, by the commands and the
+console. Knows neither configurations nor cron expressions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from aragora_q.base import Job
+from aragora_q.changes import actor_name
+from aragora_q.contracts import (
+    Paused,
+    Plan,
+    Schedules,
+    SchedulesRead,
+    ScheduleState,
+    Tick,
+    TickResult,
+)
+from aragora_q.errors import InvalidPayload, QueueFull
+from aragora_q.loose import json_object, number_or_none, text
+from aragora_q.redis import replies
+from aragora_q.redis.connection import Connection
+from aragora_q.redis.scripts import batched
+from aragora_q.streams.session import MAX_ERROR_CHARS
+
+if TYPE_CHECKING:
+    from aragora_q.streams.queue import EnqueueFields, EnqueueItem
+
+FIELDS = ("last", "next", "job", "missed", "paused", "error")
+"""What the hash `schedules` has of a schedule, as `<field>:<name>`."""
+
+
+class RedisSchedules(Schedules):
+    """The schedules of one queue.
+
+    `check` makes the item of a job for `enqueue.lua`, or raises InvalidPayload; `refusal` makes the error of an
+    item that the script refused.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        check: Callable[[Job], EnqueueItem],
+        refusal: Callable[[EnqueueFields, bytes], InvalidPayload],
+    ) -> None:
+        self._connection = connection
+        self._check = check
+        self._refusal = refusal
+
+    async def read(self) -> SchedulesRead:
+        (seconds, micros), found = await self._connection.read_all(
+            [("TIME",), ("HGETALL", self._connection.keys.schedules)]
+        )
+        now = int(seconds) + int(micros) // 1000 / 1000
+        fields: dict[str, dict[str, str]] = {}
+        for key, value in replies.text_map(found).items():
+            kind, _, name = key.partition(":")
+            if kind in FIELDS and name:
+                fields.setdefault(name, {})[kind] = value
+        return SchedulesRead(now, {name: _state(name, fields[name]) for name in sorted(fields)})
+
+    async def enqueue(self, ticks: Sequence[Tick]) -> list[TickResult]:
+        results: dict[int, TickResult] = {}
+        items: list[tuple[int, EnqueueItem]] = []
+        for n, tick in enumerate(ticks):
+            of = {
+                "schedule": tick.schedule,
+                "at": tick.at,
+                "next": tick.next_at,
+                "missed": tick.missed,
+            }
+            try:
+                item = self._item(tick.job, of, f"schedule {tick.schedule}", tick.reason)
+            except InvalidPayload as error:
+                results[n] = error
+            else:
+                items.append((n, item))
+        for batch in batched(items, weigh=lambda each: len(each[1][1].payload)):
+            statuses = await self._run([item for _, item in batch])
+            for (n, (_, fields)), status in zip(batch, statuses, strict=True):
+                is_known = status in (b"created", b"exists", b"past", b"paused", b"full")
+                results[n] = (
+                    cast("TickResult", status.decode())
+                    if is_known
+                    else self._refusal(fields, status)
+                )
+        return [results[n] for n in range(len(ticks))]
+
+    async def plan(self, plans: Sequence[Plan]) -> list[bool]:
+        results: list[bool] = []
+        for batch in batched(plans):
+            items = [(None, _plan_fields(plan)) for plan in batch]
+            statuses = await self._connection.run("plan_schedules", items)
+            results += [status == b"planned" for status in statuses]
+        return results
+
+    async def run(self, name: str, job: Job, *, by: str = "", reason: str = "") -> bool:
+        item = self._item(job, {"schedule": name}, by, reason)
+        [status] = await self._run([item])
+        if status == b"full":
+            raise QueueFull(
+                f"queue {self._connection.config.queue} has reached its limit of "
+                f"{self._connection.config.max_backlog} waiting jobs",
+                hint="add workers, wait, or raise max_backlog",
+            )
+        if status not in (b"created", b"exists"):
+            raise self._refusal(item[1], status)
+        return bool(status == b"created")
+
+    async def pause(self, name: str, *, by: str = "", reason: str = "") -> bool:
+        return await self._change("pause", name, by, reason)
+
+    async def resume(
+        self, name: str, *, next_at: float | None = None, by: str = "", reason: str = ""
+    ) -> bool:
+        return await self._change("resume", name, by, reason, _ms(next_at))
+
+    async def forget(self, name: str, *, by: str = "", reason: str = "") -> bool:
+        return await self._change("forget", name, by, reason)
+
+    async def _change(
+        self, action: str, name: str, by: str, reason: str, next_ms: str = ""
+    ) -> bool:
+        result = await self._connection.run(
+            "change_schedule",
+            action=action,
+            name=name,
+            next_ms=next_ms,
+            by=actor_name(by),
+            reason=_reason(reason).encode(),
+        )
+        return bool(result == b"changed")
+
+    def _item(self, job: Job, of: dict[str, Any], by: str, reason: str) -> EnqueueItem:
+        key, fields = self._check(job)
+        tick = {**of, "by": actor_name(by).decode(), "reason": _reason(reason)}
+        return key, fields._replace(tick=json.dumps(tick))
+
+    async def _run(self, items: Sequence[EnqueueItem]) -> list[bytes]:
+        return cast(
+            "list[bytes]",
+            await self._connection.run(
+                "enqueue", items, max_backlog=self._connection.config.max_backlog
+            ),
+        )
+
+
+def _state(name: str, fields: dict[str, str]) -> ScheduleState:
+    """Return the state of a schedule; what another program wrote is left out."""
+    paused = json_object(fields["paused"].encode()) if "paused" in fields else None
+    missed = _number(fields.get("missed"))
+    return ScheduleState(
+        name,
+        last_at=_seconds(fields.get("last")),
+        next_at=_seconds(fields.get("next")),
+        last_job=fields.get("job"),
+        missed=0 if missed is None else missed,
+        error=fields.get("error"),
+        paused=None
+        if paused is None
+        else Paused(
+            (number_or_none(paused.get("at")) or 0.0) / 1000,
+            text(paused.get("by")),
+            text(paused.get("reason")),
+        ),
+    )
+
+
+def _number(value: str | None) -> int | None:
+    is_number = value is not None and value.isascii() and value.isdigit() and len(value) <= 15
+    return int(value) if value is not None and is_number else None
+
+
+def _seconds(value: str | None) -> float | None:
+    ms = _number(value)
+    return None if ms is None else ms / 1000
+
+
+def _ms(seconds: float | None) -> str:
+    return "" if seconds is None else str(round(seconds * 1000))
+
+
+def _plan_fields(plan: Plan) -> tuple[str | int | bytes, ...]:
+    return (
+        plan.schedule.name,
+        _ms(plan.schedule.last_at),
+        "" if plan.last_at is None else plan.last_at,
+        plan.missed,
+        plan.next_at,
+        _reason(plan.error).encode(),
+    )
+
+
+def _reason(reason: str) -> str:
+    """Return a text as Redis keeps it: cut, and without what UTF-8 cannot encode."""
+    return reason[:MAX_ERROR_CHARS].encode(errors="replace").decode()
