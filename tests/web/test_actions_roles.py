@@ -74,7 +74,7 @@ async def test_each_role_has_the_rights_that_its_pages_need(harness, console):
     changes = await viewer.get("/changes")
     for what in (
         "reset budget month", "set budget month, $5.00/month", "resume provider acme", "pause provider acme",
-        "cancel group nightly", "seal group nightly", "resume the queue", "pause the queue",
+        "cancel 1 job: new", "seal group nightly", "resume the queue", "pause the queue",
         "purge 1 job: failed", "requeue 1 job: new", "unhold 1 job: new", "hold 1 job: new",
     ):  # fmt: skip
         assert what in changes.words, what

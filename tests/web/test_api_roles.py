@@ -16,6 +16,7 @@ READS = [
     "/groups", "/groups/g",
     "/groups/g/table", "/groups/g/comparison", "/groups/g/evaluation",
     "/stats", "/workers", "/spend", "/providers", "/budgets", "/budgets/day",
+    "/changes", "/changes?since=1h&limit=5",
 ]  # fmt: skip
 CHANGES = [
     (Role.PRODUCER, "POST", "/jobs", {"payload": {}, "group": "h"}),
