@@ -64,9 +64,9 @@ def job_event(
 ) -> dict[str, Any]:
     """Return an event of one job, or of the queue itself, as JSON.
 
-    `event_id` (for --after), `at` (Unix ms), `event`, `id`, `subject` (of an event of a group, a schedule or a
-    webhook, such as `group:nightly`), `worker_id`, `by` (the operator who did it), `reason`, `progress`; `group`,
-    `tenant` and `tags` of the job as of now. Null where they do not apply; `tags` is an object.
+    `event_id` (for --after), `at` (Unix ms), `event`, `id`, `subject` (of an event of a group, a schedule or
+    a webhook, such as `group:nightly`), `worker_id`, `by` (the operator who did it), `reason`, `progress`;
+    `group`, `tenant` and `tags` of the job as of now. Null where they do not apply; `tags` is an object.
     """
     return {
         "event_id": event["id"],
