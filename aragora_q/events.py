@@ -15,6 +15,9 @@ from aragora_q.errors import InvalidPayload
 ENDINGS = frozenset({"completed", "failed", "cancelled"})
 """Events after which a job has ended."""
 
+SUBJECTS = ("group", "schedule", "webhook")
+"""What an event may be of, if not of jobs: the field that has its name."""
+
 MAX_NUMBER = 2**64 - 1
 """Largest number in an id of a Redis stream."""
 
@@ -61,20 +64,21 @@ def job_event(
 ) -> dict[str, Any]:
     """Return an event of one job, or of the queue itself, as JSON.
 
-    `event_id` (for --after), `at` (Unix ms), `event`, `id`, `worker_id`, `by` (who changed it, if
-    an operator did) and `reason`, `progress`; `group`, `tenant` and `tags` as of now. Null where they do not
-    apply; `tags` is an object.
+    `event_id` (for --after), `at` (Unix ms), `event`, `id`, `subject` (of an event of a group, a schedule or
+    a webhook, such as `group:nightly`), `worker_id`, `by` (the operator who did it), `reason`, `progress`;
+    `group`, `tenant` and `tags` of the job as of now. Null where they do not apply; `tags` is an object.
     """
     return {
         "event_id": event["id"],
         "at": EventId.parse(event["id"]).at,
         "event": event.get("event"),
         "id": job_id,
+        "subject": next((f"{kind}:{event[kind]}" for kind in SUBJECTS if event.get(kind)), None),
         "worker_id": event.get("worker"),
         "by": event.get("by") or None,
         "reason": event.get("reason") or None,
         "progress": _progress(event),
-        "group": labels.get("group") or event.get("group"),
+        "group": labels.get("group"),
         "tenant": labels.get("tenant"),
         "tags": labels.get("tags", {}),
     }

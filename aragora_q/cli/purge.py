@@ -21,8 +21,7 @@ EPILOG = """\b
 Examples:
   30 3 * * *  aragora-q purge --quiet
   aragora-q purge --older-than 36h --status completed
-  aragora-q purge --group nightly --dry-run
-  aragora-q purge "$id"
+  aragora-q purge "$id" --reason "private data"
 
 \b
 Exit codes:
@@ -57,9 +56,9 @@ def purge(
 ) -> int:
     """Delete jobs that ended longer ago than the retention time, or by id, or all that match a filter.
 
-    Jobs that have not ended are never deleted. With --group, --tenant, --tag, --since or --until, all jobs
-    that match are deleted, whatever their age. This, and deleting jobs younger than the retention time, asks
-    for confirmation, or requires --yes where stdin is not a terminal.
+    Jobs that have not ended are never deleted. With --group, --tenant, --tag, --since or --until, all that
+    match are deleted, whatever their age. This, and deleting jobs younger than the retention time, asks
+    first, or requires --yes where stdin is not a terminal.
     """
     if ids and older_than is not None:
         raise typer.BadParameter("give job ids or an age, not both", param_hint="--older-than")

@@ -88,6 +88,8 @@ def _line(event: Mapping[str, Any]) -> str:
     from aragora_q.cli import layout
 
     parts = [layout.clock(event["at"]), f"{event['event']:<10}", event["id"] or ""]
+    if event["subject"]:
+        parts.append(event["subject"].replace(":", " ", 1))
     if event["worker_id"]:
         parts.append(f"by {event['worker_id']}")
     if event["by"]:

@@ -46,11 +46,12 @@ async def test_events_show_the_labels_of_their_jobs(harness, start_command):
     assert await queue.purge_many(["gone"]) == ["purged"]
     await queue.pause()
     process = start_command("tail", "--after", "0", "--json")
-    seen = [json.loads(process.stdout.readline()) for _ in range(5)]
+    seen = [json.loads(process.stdout.readline()) for _ in range(6)]
     assert [(event["id"], event["group"], event["tenant"], event["tags"]) for event in seen] == [
         ("all", "nightly", "acme", {"a": "1", "b": "2"}),
         ("gone", None, None, {}),
         ("none", None, None, {}),
+        ("gone", None, None, {}),
         ("gone", None, None, {}),
         (None, None, None, {}),
     ]

@@ -368,7 +368,9 @@ async def test_a_pause_of_the_account_is_one_of_its_flex_gate(gates, paused, clo
         await gates.report(tier, "credit_exhausted" if tier in closed else "ok")
 
     async def override(value):
-        await gates._connection.run("gate_override", kind="pause", name=paused, value=value)
+        await gates._connection.run(
+            "gate_override", kind="pause", name=paused, value=value, by="", reason="", detail=""
+        )
 
     await override(b'{"by": "ann"}')
     for tier, job in JOBS.items():

@@ -60,7 +60,9 @@ class Fleet:
         return ms, why.decode(), limit, under_way, waiting
 
     async def override(self, name, value):
-        return await self.one._connection.run("gate_override", kind="pause", name=name, value=value)
+        return await self.one._connection.run(
+            "gate_override", kind="pause", name=name, value=value, by="", reason="", detail=""
+        )
 
     def end_pause(self):
         """Let the account open now. A call in the millisecond of the closure would count as an older one."""

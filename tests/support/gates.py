@@ -92,7 +92,9 @@ class Gates:
         if kind == "budget" and value:
             value = {"rule": budget_rule(BudgetConfig(**value))}
         text = json.dumps(value) if value is not None else ""
-        return await self.client._connection.run("gate_override", kind=kind, name=name, value=text)
+        return await self.client._connection.run(
+            "gate_override", kind=kind, name=name, value=text, by="", reason="", detail=""
+        )
 
     def pass_time_limit(self, call):
         """Make the time limit of a granted call end now."""

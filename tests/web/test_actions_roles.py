@@ -51,7 +51,7 @@ async def test_each_role_has_the_rights_that_its_pages_need(harness, console):
     for address in (
         "/groups", "/groups/nightly", "/groups/nightly/table", "/groups/nightly/compare",
         "/groups/nightly/eval", "/schedules", "/schedules/s", "/webhooks", "/webhooks/w", "/",
-        "/workers", "/money?by=agent", "/failed", "/held", "/jobs/failed",
+        "/workers", "/money?by=agent", "/failed", "/held", "/jobs/failed", "/changes",
     ):  # fmt: skip
         page = await viewer.get(address)
         assert page.status == 200, (address, page.words)
@@ -77,5 +77,12 @@ async def test_each_role_has_the_rights_that_its_pages_need(harness, console):
         ("/providers/pause", {"name": "acme"}), ("/providers/resume", {"name": "acme"}),
         ("/budgets/set", {"name": "month", "limit_usd": "5"}), ("/budgets/reset", {"name": "month"}),
     ]:  # fmt: skip
-        answer = await operator.post(address, fields, reason="r" if "purge" not in address else "")
+        answer = await operator.post(address, fields, reason="r")
         assert answer.status == 303, (address, answer.words)
+    changes = await viewer.get("/changes")
+    for what in (
+        "reset budget month", "set budget month, $5.00/month", "resume provider acme", "pause provider acme",
+        "cancel 1 job: new", "seal group nightly", "resume the queue", "pause the queue",
+        "purge 1 job: failed", "requeue 1 job: new", "unhold 1 job: new", "hold 1 job: new",
+    ):  # fmt: skip
+        assert what in changes.words, what

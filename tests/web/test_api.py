@@ -433,6 +433,40 @@ async def test_money(api):
     assert kind(await api.get("/spend", params=wrong))[0] == 422
 
 
+async def test_changes(api, harness):
+    """What operators did, with the name that the API knows them by, newest first; also from elsewhere."""
+    for job_id in ("a", "b"):
+        await harness.enqueue(job_id, group="g")
+    await harness.queue.pause(by="ann@desk", reason="deploy")
+    for address in (
+        "/resume",
+        "/jobs/a/hold",
+        "/jobs/a/unhold",
+        "/jobs/a/cancel",
+        "/jobs/a/requeue",
+    ):
+        assert (await api.post(address, json={"reason": "r"})).status_code == 200
+    await api.post("/jobs/cancel", json={"ids": ["a", "b"], "reason": "r"})
+    for address in ("/groups/g/seal", "/providers/openai/pause", "/providers/openai/resume"):
+        await api.post(address, json={"reason": "r"})
+    await api.put("/budgets/day", json={"limit_usd": 5, "window": "day", "reason": "r"})
+    await api.post("/budgets/day/reset", json={"reason": "r"})
+    *found, first = (await api.get("/changes")).json()["changes"]
+    assert [(each["verb"], each["subject"], each["ids"]) for each in found] == [
+        ("reset", "budget:day", []), ("set", "budget:day", []), ("resume", "provider:openai", []),
+        ("pause", "provider:openai", []), ("seal", "group:g", []), ("cancel", None, ["a", "b"]),
+        ("requeue", None, ["a"]), ("cancel", None, ["a"]), ("unhold", None, ["a"]), ("hold", None, ["a"]),
+        ("resume", None, []),
+    ]  # fmt: skip
+    assert {(each["by"], each["reason"]) for each in found} == {(BY, "r")}
+    assert (first["by"], first["reason"], first["verb"]) == ("ann@desk", "deploy", "pause")
+    limited = (await api.get("/changes", params={"limit": 1, "since": "1h"})).json()["changes"]
+    assert limited == found[:1]
+    assert (await api.get("/changes", params={"since": "2099-01-01"})).json() == {"changes": []}
+    for wrong in ({"limit": 0}, {"since": "yesterday"}, {"x": 1}):
+        assert kind(await api.get("/changes", params=wrong))[0] == 422
+
+
 async def test_a_debate(api, harness):
     """The rounds of a debate as far as they are; 422 for another job."""
     await api.post("/jobs", json={"id": "d", **DEBATE})

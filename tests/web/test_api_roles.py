@@ -17,6 +17,7 @@ READS = [
     "/groups/g/table", "/groups/g/comparison", "/groups/g/evaluation",
     "/schedules", "/schedules/s", "/webhooks", "/webhooks/w/deliveries",
     "/stats", "/workers", "/spend", "/providers", "/budgets", "/budgets/day",
+    "/changes", "/changes?since=1h&limit=5",
 ]  # fmt: skip
 CHANGES = [
     (Role.PRODUCER, "POST", "/jobs", {"payload": {}, "group": "h"}),

@@ -32,7 +32,9 @@ async def open_gate(harness, worker):
     """Do what `providers resume` does, until the worker knows; make the jobs due that were put off."""
     gates = harness.queue.gates("operator")
     try:
-        await gates._connection.run("gate_override", kind="pause", name="stub", value="")
+        await gates._connection.run(
+            "gate_override", kind="pause", name="stub", value="", by="", reason="", detail=""
+        )
     finally:
         await gates.close()
     await wait_until(lambda: not worker._gates.closed_agents(), what="the worker to know")

@@ -10,9 +10,10 @@ if enabled == '1' then
   redis.call('HDEL', webhooks, 'disabled:' .. webhook)
   redis.call('HSET', webhooks, 'enabled_at:' .. webhook, now_text)
 else
-  redis.call('HSET', webhooks, 'disabled:' .. webhook, cjson.encode({at = now, by = by, reason = reason}))
+  redis.call('HSET', webhooks, 'disabled:' .. webhook, cjson.encode({at = now, by = by, reason = cut(reason)}))
 end
 redis.call('XADD', events, 'MAXLEN', '~', MAX_EVENTS, '*',
-  'event', enabled == '1' and 'webhook_enabled' or 'webhook_disabled', 'webhook', webhook, 'by', by, 'reason', reason)
+  'event', enabled == '1' and 'webhook_enabled' or 'webhook_disabled', 'webhook', webhook, 'by', by,
+  'reason', cut(reason))
 note_change(enabled == '1' and 'enable' or 'disable', 'webhook:' .. webhook, {}, by, reason)
 return 'changed'
