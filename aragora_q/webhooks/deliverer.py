@@ -77,13 +77,14 @@ class Deliverer:
         self._under_way: dict[asyncio.Task[None], str] = {}
         self._taking: set[str] = set()
         """Webhooks whose last message was delivered."""
-        self._ended = asyncio.Event()
+        self._changed = asyncio.Event()
         self._last_step: asyncio.Task[bool] | None = None
         self._log = _FailureLog()
 
     def reconfigure(self, config: QueueConfig) -> None:
         """Deliver to the webhooks of `config` from the next message on."""
         self._config = config
+        self._changed.set()
 
     async def run(self) -> None:
         """Deliver until cancelled. While Redis is unavailable, messages wait."""
@@ -98,8 +99,8 @@ class Deliverer:
                 pass  # other parts of the worker log an outage
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_seconds):
-                    await self._ended.wait()
-            self._ended.clear()
+                    await self._changed.wait()
+            self._changed.clear()
 
     async def finish(self) -> None:
         """Deliver what is due and what is under way, for at most LAST_PASS_SECONDS. `run` must have ended."""
@@ -182,7 +183,7 @@ class Deliverer:
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         del self._under_way[task]
-        self._ended.set()
+        self._changed.set()
 
     def _poll_seconds(self) -> float:
         if not self._config.webhooks:

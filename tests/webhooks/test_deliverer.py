@@ -192,7 +192,7 @@ async def test_a_job_that_has_moved_on(bench, receiver):
     await bench.start()
     await bench.end("purged", "requeued", outcome=Failed("no"))
     await wait_until(lambda: _has_failed(bench), what="the first attempt")
-    await bench.queue.requeue("requeued")
+    assert await bench.queue.requeue(["requeued"]) == ["requeued"]
     assert await bench.queue.purge_many(["purged"]) == ["purged"]
     bench.deliverer.reconfigure(
         bench.harness.config.model_copy(
@@ -365,27 +365,17 @@ async def test_more_targets_than_places(bench, receiver, monkeypatch):
 
 async def test_a_slow_look_up_delays_no_other(bench, receiver, monkeypatch):
     """It cannot be interrupted: its message is tried again, others are sent meanwhile."""
-    real = resolve_to(monkeypatch, "127.0.0.1", seconds=0)
-    target, lost = receiver(certificate="named"), receiver()
+    resolve_to(monkeypatch, "127.0.0.1", host="lost.example", seconds=3)
+    target, lost = receiver(), receiver()
     bench = bench(ops=target, lost=lost)
-    bench.configure("ops", url=f"https://hooks.example:{target.port}/")
     bench.configure("lost", url=f"https://lost.example:{lost.port}/", timeout_seconds=0.3)
-    import socket
-
-    look_up = socket.getaddrinfo
-
-    def slow(host, *args, **options):
-        if host == "lost.example":
-            time.sleep(3)
-        return look_up(host, *args, **options)
-
-    monkeypatch.setattr(socket, "getaddrinfo", slow)
     await bench.start()
     await bench.end("j1", notify=("lost",))
     await bench.end("j2", notify=("ops",))
     await bench.wait_for(1)
-    await wait_until(lambda: _state_says(bench, "lost", "look-up"), what="the look-up to be given up")
-    assert "hooks.example" in real
+    await wait_until(
+        lambda: _state_says(bench, "lost", "look-up"), what="the look-up to be given up"
+    )
     assert lost.connections == 0
 
 
@@ -430,7 +420,7 @@ async def test_damaged_deliveries_do_not_stop_others(bench, receiver):
     await bench.end("j1")
     [delivery] = await bench.deliveries()
     key = bench.harness.keys.delivery(delivery.id)
-    bench.harness.redis.hset(key, "at", "99999999999999999")
+    bench.harness.redis.hset(key, "at", "999999999999999")
     await bench.outbox.enable("ops")
     await wait_until(lambda: _says(bench, "unexpected error"), what="the failure")
     await bench.end("j2")
@@ -472,6 +462,7 @@ async def test_the_end_does_not_wait_for_a_hanging_target(bench, receiver):
 
 def test_pauses_grow_with_the_fleet(new_harness):
     """A fleet of 300 asks about as often as ten workers do."""
+
     class Config:
         webhooks = {"ops": None}
 
@@ -479,4 +470,3 @@ def test_pauses_grow_with_the_fleet(new_harness):
         deliverer = Deliverer(None, Config, None, lambda n=workers: n)
         seconds = [deliverer._poll_seconds() for _ in range(100)]
         assert least <= min(seconds) < max(seconds) <= most
-

@@ -314,7 +314,7 @@ def test_a_renewed_ca_file_applies(receiver, certificates, tmp_path):
 def test_a_slow_look_up_counts(receiver, tmp_path, monkeypatch):
     """It cannot be interrupted, but nothing is sent when the time is over."""
     target = receiver()
-    resolve_to(monkeypatch, "127.0.0.1", seconds=1.2)
+    resolve_to(monkeypatch, "127.0.0.1", host="localhost", seconds=1.2)
     webhook = target.webhook(tmp_path, url=f"https://localhost:{target.port}/", timeout_seconds=1)
     assert send(webhook, "1-1", BODY).text == "no result of the look-up within 1 s"
     assert target.connections == 0
