@@ -22,6 +22,7 @@ from aragora_q.contracts import Gates, ReclaimResult, WorkQueue
 from aragora_q.errors import SERVER_ERRORS, TRANSIENT_ERRORS, CommandRefused
 from aragora_q.held_jobs import HeldJobs
 from aragora_q.observability.logs import get_logger
+from aragora_q.scheduler import Scheduler
 
 logger = get_logger(__name__)
 
@@ -59,6 +60,8 @@ class ReapReport:
     reclaimed: list[ReclaimResult] = field(default_factory=list)
     unheld: int = 0
     consumers_deleted: int = 0
+    ticks: int = 0
+    """Jobs of schedules that were enqueued."""
     is_complete: bool = True
 
 
@@ -79,7 +82,8 @@ async def reap_pass(
 ) -> ReapReport:
     """Promote due jobs, reclaim jobs of dead workers, free held jobs, remove dead workers, write a sample.
 
-    With `dry_run` only report what would be reclaimed. `max_seconds` is checked between steps.
+    Also enqueue what the schedules of the queue's configuration have due. With `dry_run` only report what would
+    be reclaimed. `max_seconds` is checked between steps.
     """
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     report = ReapReport()
@@ -92,6 +96,7 @@ async def reap_pass(
         report.consumers_deleted = await queue.remove_dead_workers()
     if not dry_run:
         await queue.sample()
+        report.ticks, _ = await Scheduler(queue.schedules, queue.config).step()
     report.is_complete = not _is_past(deadline)
     return report
 

@@ -59,8 +59,8 @@ async def reap(
 ) -> None:
     """Reclaim jobs of dead workers, promote due jobs, free held jobs, remove expired workers.
 
-    Workers do this themselves; run it from cron for times when no worker is alive. Only one pass runs
-    at a time: a second one does nothing and exits with 0.
+    Enqueue what schedules have due. Workers do all this themselves; run it from cron for times when no
+    worker is alive. Only one pass runs at a time: a second one does nothing and exits with 0.
     """
     from aragora_q.maintenance import reap_pass
     from aragora_q.streams.queue import REAPER
@@ -96,8 +96,9 @@ def _as_json(report: ReapReport, *, dry_run: bool) -> dict[str, Any]:
     """Return the JSON of a pass; a skipped one has only `skipped`.
 
     `skipped` (true: another pass is running), `dry_run`, `reclaimed` (each `id`, `decision`, `reason`,
-    `worker_id`, `idle_seconds`, `crashes`), `promoted`, `unheld`, `consumers_deleted`, `complete` (false: the
-    time limit was reached), `grace_until` (Unix ms or null: no job is reclaimed before).
+    `worker_id`, `idle_seconds`, `crashes`), `promoted`, `unheld`, `consumers_deleted`, `ticks` (jobs of
+    schedules enqueued), `complete` (false: the time limit was reached), `grace_until` (Unix ms or null: no job
+    is reclaimed before).
     """
     return {
         "skipped": False,
@@ -116,6 +117,7 @@ def _as_json(report: ReapReport, *, dry_run: bool) -> dict[str, Any]:
         "promoted": report.promoted,
         "unheld": report.unheld,
         "consumers_deleted": report.consumers_deleted,
+        "ticks": report.ticks,
         "complete": report.is_complete,
     }
 
@@ -143,7 +145,8 @@ def _print_report(report: ReapReport, *, dry_run: bool) -> None:
     output.info(
         f"reclaimed {jobs}, promoted {output.count(report.promoted, 'due job')}, "
         f"freed {output.count(report.unheld, 'held job')}, "
-        f"removed {output.count(report.consumers_deleted, 'expired worker')}"
+        f"removed {output.count(report.consumers_deleted, 'expired worker')}, "
+        f"enqueued {output.count(report.ticks, 'scheduled job')}"
     )
     if not report.is_complete:
         output.info("time limit reached; the next pass continues")

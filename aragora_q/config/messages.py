@@ -21,7 +21,7 @@ from aragora_q.config.sources import (
 )
 from aragora_q.errors import ConfigError, validation_rule
 
-_MAY_BE_SECRET = re.compile(r"^redis_|^exec_|_url$|key_env$")
+_MAY_BE_SECRET = re.compile(r"^redis_|^exec_|url$|_key$|key_env$|^secret_file$")
 """Settings whose values may hold a password or a key, also by mistake."""
 
 

@@ -68,7 +68,12 @@ class RedisSchedules(Schedules):
         results: dict[int, TickResult] = {}
         items: list[tuple[int, EnqueueItem]] = []
         for n, tick in enumerate(ticks):
-            of = {"schedule": tick.schedule, "at": tick.at, "next": tick.next_at}
+            of = {
+                "schedule": tick.schedule,
+                "at": tick.at,
+                "next": tick.next_at,
+                "missed": tick.missed,
+            }
             try:
                 item = self._item(tick.job, of, f"schedule {tick.schedule}", tick.reason)
             except InvalidPayload as error:

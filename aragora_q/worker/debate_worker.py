@@ -18,6 +18,7 @@ from aragora_q.maintenance import MaintenanceLoop, run_periodically
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.retry import RetryPolicy
+from aragora_q.scheduler import Scheduler
 from aragora_q.webhooks.deliverer import Deliverer
 from aragora_q.worker import liveness
 from aragora_q.worker.fetcher import Fetcher
@@ -146,6 +147,7 @@ class DebateWorker:
         self._maintenance = MaintenanceLoop(
             queue, self.identity.worker_id, self._lease_seconds, self._gates
         )
+        self._scheduler = Scheduler(queue.schedules, config)
         self._deliverer = Deliverer(
             queue, config, self.metrics, lambda: self._maintenance.registered_workers
         )
@@ -223,17 +225,18 @@ class DebateWorker:
     def reconfigure(self, config: QueueConfig) -> None:
         """Apply the settings that may change while jobs run; the others stay as they are.
 
-        These are concurrency, retry delays, drain time, the largest result, budgets, limits of providers and
-        webhooks.
+        These are concurrency, retry delays, drain time, the largest result, budgets, limits of providers,
+        schedules and webhooks.
         """
         self._runner.reconfigure(config)
-        names = ("drain_timeout_seconds", "budgets", "providers", "webhooks")
+        names = ("drain_timeout_seconds", "budgets", "providers")
         self._config = self._config.model_copy(
             update={name: getattr(config, name) for name in names}
         )
-        self._deliverer.reconfigure(self._config)
         if self._gates is not None:
             self._gates.reconfigure(self._config)
+        self._scheduler.reconfigure(config)
+        self._deliverer.reconfigure(config)
 
     def get_stats(self) -> WorkerStats:
         """Return what the worker did so far and does now."""
@@ -307,6 +310,7 @@ class DebateWorker:
                 name="orphan-check",
             ),
             asyncio.create_task(self._follow_gates(), name="gates"),
+            asyncio.create_task(self._scheduler.run(), name="schedules"),
             asyncio.create_task(self._deliverer.run(), name="webhooks"),
         ]
         try:
@@ -359,6 +363,8 @@ class DebateWorker:
             await self._stop.guard(self._refresh_gates())
         if self._burst and not self._stop.is_set():  # it may be over before maintenance is due
             await self._maintenance.unhold()
+            with suppress(*SERVER_ERRORS):
+                await self._scheduler.step()
         self._has_declared.set()
         await self._fetcher.run()
 

@@ -375,9 +375,11 @@ async def test_a_waiting_message_is_redelivered_now(webhook_harness):
     await _end_jobs(harness, "a")
     [delivery] = await _claim(harness)
     await _settle(harness, delivery, "retry", delay_seconds=600)
-    assert await harness.queue.outbox.redeliver([delivery.id]) == ["waiting"]
+    assert await harness.queue.outbox.redeliver([delivery.id], by="ana@here") == ["waiting"]
     [again] = await _claim(harness)
     assert again.attempts == 2
+    [change] = await harness.queue.changes()
+    assert (change.verb, change.subject, change.ids) == ("redeliver", "webhook:ops", (delivery.id,))
 
 
 async def test_redelivery_respects_the_cap(webhook_harness):
@@ -405,8 +407,14 @@ async def test_a_disabled_webhook_keeps_its_messages(harness):
     assert (state.waiting, state.disabled.by, state.disabled.reason) == (2, "ana@here", "moving")
     assert state.oldest_at <= state.disabled.at <= (await outbox.states([])).now
     assert await outbox.known() == {"ops"}
-    assert await outbox.enable("ops")
+    assert await outbox.enable("ops", by="ben@here")
     assert not await outbox.enable("ops")
+    assert [(each.verb, each.subject, each.by) for each in await harness.queue.changes()] == [
+        ("enable", "webhook:ops", "ben@here"),
+        ("disable", "webhook:ops", "ana@here"),
+    ]
+    events = [event for event, _ in harness.events() if event.startswith("webhook")]
+    assert events == ["webhook_disabled", "webhook_enabled"]
     assert (await _state(harness)).disabled is None
     assert [each.subject for each in await _claim(harness)] == ["a", "b"]
 

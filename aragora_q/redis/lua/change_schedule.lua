@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Pause a schedule, resume it, or forget it.
--- keys: events schedules
+-- keys: events schedules changes
 -- args: action name next_ms by reason
 -- returns: changed | unchanged (it is paused, is not paused, or is not known)
 --
@@ -12,7 +12,7 @@ local function is_known(field) return redis.call('HEXISTS', schedules, field) ==
 
 if action == 'pause' then
   if is_known(paused) then return 'unchanged' end
-  redis.call('HSET', schedules, paused, cjson.encode({at = now, by = by, reason = reason}))
+  redis.call('HSET', schedules, paused, cjson.encode({at = now, by = by, reason = cut(reason)}))
 elseif action == 'resume' then
   if not is_known(paused) then return 'unchanged' end
   redis.call('HDEL', schedules, paused)
@@ -25,5 +25,6 @@ else
 end
 local done = {pause = 'schedule_paused', resume = 'schedule_resumed', forget = 'schedule_forgotten'}
 redis.call('XADD', events, 'MAXLEN', '~', MAX_EVENTS, '*',
-  'event', done[action], 'schedule', name, 'by', by, 'reason', reason)
+  'event', done[action], 'schedule', name, 'by', by, 'reason', cut(reason))
+note_change(action, 'schedule:' .. name, {}, by, reason)
 return 'changed'

@@ -1,7 +1,7 @@
 #!lua
 -- Add new jobs to their lanes, or to the delayed index, or hold them; an id that exists changes nothing.
--- include: groups holds
--- keys: stream_high stream_normal stream_low delayed held completed failed cancelled counters events bell labels groups schedules
+-- include: groups holds schedules
+-- keys: stream_high stream_normal stream_low delayed held completed failed cancelled counters events bell labels groups schedules changes
 -- args: max_backlog
 -- each job: id payload priority delay_ms max_attempts labels hold agents source tick
 -- returns: per job: created | exists | full | sealed (its group takes no more jobs) | refused (too large, or not
@@ -14,10 +14,7 @@
 -- `source`, if it is not empty, is the job whose finished calls, checkpoints `call/...`, the new one may take over: they
 -- are copied to its journal as `seed/<source>/call/...`, with what the source itself may take over. They do not count in
 -- the journal's `bytes`, but in `seeds`.
--- `tick`, if it is not empty, is a JSON object: the schedule that the job is of, by whom and for which reason it is
--- enqueued, `at`, the time that it is due, and `next`, the time after that, both in ms. Job and time are one transition:
--- a time is done with once its job is in the queue, and no time is enqueued that is not after the last one. Without
--- `at`, the job is of no time.
+-- `tick`, if it is not empty, is a JSON object: why the job of a schedule is enqueued; see `include/schedules.lua`.
 
 local capacity = math.huge
 if tonumber(max_backlog) > 0 then
@@ -86,25 +83,6 @@ end
 
 -- The records of experiments outlive their jobs, so that a debate that was deleted is not taken for a new one.
 local records = {}  -- by key: fields and values
-
--- Why the job of a time is not enqueued; nil if it is to be.
-local function refuse_tick(tick)
-  local of = cjson.decode(tick)
-  if not of.at then return nil end
-  local last, pause = unpack(redis.call('HMGET', schedules, 'last:' .. of.schedule, 'paused:' .. of.schedule))
-  return (parse_int(last) or 0) >= of.at and 'past' or pause and 'paused' or nil
-end
-
--- Note in the schedule which job it has enqueued, or found, and that it is done with the time.
-local function settle_tick(job, id, tick, is_new)
-  local of = cjson.decode(tick)
-  if is_new then append_history(job, 'scheduled', {}, of.reason, of.by) end
-  redis.call('HSET', schedules, 'job:' .. of.schedule, id)
-  if not of.at then return end
-  redis.call('HSET', schedules, 'last:' .. of.schedule, text(of.at), 'next:' .. of.schedule, text(of.next))
-  redis.call('HDEL', schedules, 'error:' .. of.schedule)
-  if is_new then count('ticks', 1) end
-end
 
 local held_ids, waiting = {}, 0
 

@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
 -- Put messages in their outbox again, or make those that wait there due now.
 -- include: groups
--- keys: webhooks counters labels
+-- keys: webhooks labels changes
 -- args: by reason
 -- each delivery: id
 -- returns: per delivery: redelivered | waiting (it is due now) | full | unknown
 
-local results = {}
+local results, redelivered = {}, {}  -- ids by webhook
+
 for n = 1, items do
   local id = item(n)
   local delivery = queue_prefix .. 'delivery:' .. id
@@ -22,11 +23,20 @@ for n = 1, items do
     results[n] = 'full'
   else
     redis.call('ZADD', outbox, now_text, id)
+    redis.call('PEXPIRE', outbox, text(DELIVERY_MS))
     redis.pcall('ZREM', queue_prefix .. 'sent:' .. name, id)
     redis.call('HDEL', delivery, 'result', 'ended_at', 'attempts', 'settled')
     redis.call('HSET', delivery, 'queued_at', now_text)
     redis.call('PEXPIRE', delivery, text(DELIVERY_MS))
     results[n] = 'redelivered'
   end
+  if results[n] == 'redelivered' or results[n] == 'waiting' then
+    redelivered[name] = redelivered[name] or {}
+    table.insert(redelivered[name], id)
+  end
+end
+for name, ids in pairs(redelivered) do
+  redis.call('HDEL', webhooks, 'probe_until:' .. name)  -- an operator expects it now
+  note_changes('redeliver', 'webhook:' .. name, ids, by, reason)
 end
 return results

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Record how attempts to deliver messages ended.
 -- include: groups
--- keys: webhooks counters labels
+-- keys: webhooks counters events labels
 -- args:
 -- each attempt: webhook id attempts result delay_ms answer
 -- returns: per attempt: delivered | waiting | failed (given up) | skipped | settled (recorded before, or by a later
@@ -18,6 +18,7 @@ local function end_delivery(outbox, name, id, delivery, result)
   redis.call('HSET', delivery, 'result', result, 'ended_at', now_text)
   redis.call('PEXPIRE', delivery, text(DELIVERY_MS))
   if type(redis.pcall('ZADD', sent, now_text, id)) == 'table' then return end  -- a key of another type
+  redis.call('PEXPIRE', sent, text(DELIVERY_MS))
   redis.call('ZREMRANGEBYSCORE', sent, '-inf', '(' .. text(now - DELIVERY_MS))
   local excess = redis.call('ZCARD', sent) - MAX_SENT
   if excess <= 0 then return end
@@ -51,11 +52,16 @@ local function settle(name, id, attempts, result, delay_ms, answer)
     return 'delivered'
   end
   local failures = (parse_int(read(webhooks, 'failures:' .. name)['failures:' .. name]) or 0) + 1
-  redis.call('HDEL', webhooks, 'probe_until:' .. name)
+  -- Until then no message is tried, also none of the others: thousands may wait.
+  local pause_ms = math.min(tonumber(delay_ms), 1000 * 2 ^ math.min(failures, 8))
+  redis.call('HSET', webhooks, 'probe_until:' .. name, text(now + pause_ms))
   redis.call('HSET', webhooks, 'failures:' .. name, text(failures), 'error:' .. name, answer, 'error_at:' .. name, now_text)
   if result == 'gone' then
-    redis.call('HSETNX', webhooks, 'disabled:' .. name,
-      cjson.encode({at = now, by = 'the target', reason = answer}))
+    local disabled = cjson.encode({at = now, by = 'the target', reason = answer})
+    if redis.call('HSETNX', webhooks, 'disabled:' .. name, disabled) == 1 then
+      redis.call('XADD', events, 'MAXLEN', '~', MAX_EVENTS, '*',
+        'event', 'webhook_disabled', 'webhook', name, 'by', 'the target', 'reason', answer)
+    end
     delay_ms = '0'
   elseif is_too_old(name, state) then
     end_delivery(outbox, name, id, delivery, 'failed')
@@ -63,6 +69,7 @@ local function settle(name, id, attempts, result, delay_ms, answer)
     return 'failed'
   end
   redis.call('ZADD', outbox, text(now + delay_ms), id)
+  redis.call('PEXPIRE', outbox, text(DELIVERY_MS))
   redis.call('PEXPIRE', delivery, text(DELIVERY_MS))
   return 'waiting'
 end

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from aragora_q.web.pages import (
     actions,
+    changes,
     controls,
     events,
     experiments,
@@ -23,7 +24,7 @@ from aragora_q.web.pages import (
 
 router = APIRouter(include_in_schema=False)
 for page in (
-    overview, jobs, job, groups, experiments, workers, money, failed, held, new, actions, controls, events,
-    login,
+    overview, jobs, job, groups, experiments, workers, money, changes, failed, held, new, actions, controls,
+    events, login,
 ):  # fmt: skip
     router.include_router(page.router)

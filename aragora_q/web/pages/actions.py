@@ -83,9 +83,9 @@ async def seal_group(request: Request, access: Operator, name: str) -> Response:
     """Seal a group: it takes no more jobs."""
     form = await Form.of(request)
     back = form.back(_group_page(name))
-    access.log_action("group seal", [name])
+    access.log_action("group seal", [name], form.reason)
     try:
-        is_new = await access.queue.seal_group(name)
+        is_new = await access.queue.seal_group(name, by=access.actor.by, reason=form.reason)
     except GroupSealed as error:
         return redirect(back, f"Nothing was changed: {error}.")
     return redirect(back, f"Group {name} {'is sealed' if is_new else 'was sealed before'}.")
@@ -131,7 +131,7 @@ class _Question:
     command: Sequence[str]
     ids: Sequence[str] = ()
     fields: Sequence[tuple[str, str]] = ()
-    with_reason: bool = True
+    warning: str = ""
     tone: str = "danger"
 
 
@@ -149,7 +149,9 @@ def _about_jobs(selection: Selection, number: int) -> _Question:
         command=selection.command(),
         ids=selection.ids,
         fields=selection.fields,
-        with_reason=verb.keeps_reason,
+        warning="This cannot be undone: the jobs are deleted with their results."
+        if verb.name == "purge"
+        else "",
         tone="primary" if verb.name in ("requeue", "unhold") else "danger",
     )
 
@@ -181,7 +183,7 @@ class _Confirmation:
     def ask(self, question: _Question, notice: str = "", *, status_code: int = 200) -> Response:
         """Return the page with a question."""
         reason = self.form.text("reason")
-        because = ("--reason", reason) if question.with_reason and reason else ()
+        because = ("--reason", reason) if reason else ()
         return render(
             self.request,
             "confirm.html",

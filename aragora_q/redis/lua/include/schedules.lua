@@ -1,0 +1,29 @@
+-- Jobs of schedules. A tick says why one is enqueued: `schedule`, its name; `at`, the time that is due, `next`, the
+-- time after that, both in ms, and `missed`, how many times before have no job; `by` and `reason`. Without `at`, an
+-- operator enqueues it. Job and time are one transition: a time is done with once its job is in the queue, and
+-- afterwards no time up to it is enqueued.
+
+-- Why the job of a tick is not enqueued: past | paused; nil if it is to be.
+local function refuse_tick(tick)  -- rare
+  local of = cjson.decode(tick)
+  if not of.at then return nil end
+  local last, pause = unpack(redis.call('HMGET', schedules, 'last:' .. of.schedule, 'paused:' .. of.schedule))
+  return (parse_int(last) or 0) >= of.at and 'past' or pause and 'paused' or nil
+end
+
+-- Note that a schedule is done with a time: its job is in the queue, where it `is_new`, or was there before.
+local function settle_tick(job, id, tick, is_new)  -- rare
+  local of = cjson.decode(tick)
+  local function name(field) return field .. ':' .. of.schedule end
+  redis.call('HSET', schedules, name('job'), id)
+  if is_new then append_history(job, 'scheduled', {}, of.reason, of.by) end
+  if of.at then
+    redis.call('HSET', schedules, name('last'), text(of.at), name('next'), text(of.next))
+    redis.call('HDEL', schedules, name('error'))
+    if is_new then count('ticks', 1) end
+    if of.missed > 0 then redis.call('HINCRBY', schedules, name('missed'), of.missed) end
+    count('ticks_missed', of.missed)
+  elseif is_new then
+    note_change('run', 'schedule:' .. of.schedule, {id}, of.by, of.reason)
+  end
+end
