@@ -18,6 +18,12 @@ from aragora_q.webhooks.deliverer import Deliverer
 CONTENT = "the content of the job"
 
 
+def impatient(monkeypatch):
+    """Try again after 0.1 s instead of 5 s and more."""
+    monkeypatch.setattr(module, "DELAYS_SECONDS", (0.1,))
+    monkeypatch.setattr(module, "MAX_PAUSE_SECONDS", 0.05)
+
+
 class Bench:
     """A queue with webhooks that lead to receivers, and the deliverer of one worker."""
 
@@ -213,7 +219,7 @@ async def _has_failed(bench):
 
 async def test_a_target_that_is_down_gets_the_message_later(bench, receiver, monkeypatch):
     """With the same id, and the count of attempts; the state shows why it failed, until it does not."""
-    monkeypatch.setattr(module, "DELAYS_SECONDS", (0.2,))
+    impatient(monkeypatch)
     target = receiver(answer(500, body=b"out of order"))
     bench = await bench(ops=target).start()
     await bench.end("j1")
@@ -230,6 +236,22 @@ async def test_a_target_that_is_down_gets_the_message_later(bench, receiver, mon
     assert (await bench.state()).failures == 0
 
 
+async def test_a_target_that_is_down_is_not_asked_for_each_message(bench, receiver):
+    """However many wait: 2, 4, 8 seconds between attempts, of all workers together. A redelivery is at once."""
+    target = receiver(answer(500))
+    bench = await bench(ops=target).start()
+    await bench.outbox.disable("ops")
+    await bench.end(*(f"j{n}" for n in range(80)))
+    await bench.outbox.enable("ops")
+    await bench.wait_for(1)
+    await asyncio.sleep(4)
+    assert 2 <= len(target.requests) <= 3
+    target.behave = answer(200)
+    waiting = [each.id for each in await bench.deliveries()]
+    await bench.outbox.redeliver(waiting, by="ann@desk")
+    await bench.wait_for(80, timeout=3)
+
+
 @pytest.mark.parametrize("attempts", range(1, 13))
 def test_delays(attempts):
     """From seconds to 8 hours, within a fifth; ten attempts take about a day. Retry-After is a lower bound."""
@@ -239,16 +261,19 @@ def test_delays(attempts):
     delivery = Delivery("1-1", "ops", "job", "j1", "failed", 1.0, attempts, None)
     expected = [5, 30, 120, 600, 1800, 3600, 7200, 14_400, *[28_800] * 9][attempts - 1]
     delays = {
-        module._settled(delivery, Sent("failed", "x")).delay_seconds / expected for _ in range(50)
+        module._settled(delivery, Sent("failed", "x"), 1).delay_seconds / expected
+        for _ in range(50)
     }
     assert 0.8 <= min(delays) < max(delays) <= 1.2
     asked = Sent("failed", "x", 503, retry_after_seconds=20_000)
-    assert module._settled(delivery, asked).delay_seconds >= 20_000
+    settled = module._settled(delivery, asked, 1)
+    assert settled.delay_seconds >= settled.pause_seconds == 20_000
+    assert module._settled(delivery, Sent("failed", "x"), 5000).pause_seconds == 256
 
 
 async def test_retry_after_is_respected(bench, receiver, monkeypatch):
     """The message is not due before the time that the target asks for."""
-    monkeypatch.setattr(module, "DELAYS_SECONDS", (0.1,))
+    impatient(monkeypatch)
     bench = await bench(ops=receiver(answer(503, headers="Retry-After: 3000\r\n"))).start()
     await bench.end("j1")
     await wait_until(lambda: _has_failed(bench), what="the first attempt")
@@ -280,7 +305,7 @@ async def _is_disabled(bench):
 
 async def test_an_unusable_secret_is_not_the_end(bench, receiver, tmp_path, monkeypatch, caplog):
     """The message waits, the state says why, and the log; the file is read again at the next attempt."""
-    monkeypatch.setattr(module, "DELAYS_SECONDS", (0.2,))
+    impatient(monkeypatch)
     target = receiver()
     bench = bench(ops=target).configure("ops", secret_file=str(tmp_path / "late"))
     await bench.start()
@@ -301,7 +326,7 @@ async def _says(bench, text):
 async def test_logs_have_no_secrets_and_no_content(bench, receiver, tmp_path, monkeypatch, caplog):
     """Neither URL, nor secret, nor what a target or a job wrote; failures are logged once a minute."""
     caplog.set_level(logging.DEBUG, "aragora_q")
-    monkeypatch.setattr(module, "DELAYS_SECONDS", (0.05,))
+    impatient(monkeypatch)
     target = receiver(answer(500, body=b"t0ken of the target"))
     bench = await bench(ops=target).start()
     await bench.end("j1", "j2", outcome=Failed(CONTENT))
@@ -320,7 +345,7 @@ async def test_logs_have_no_secrets_and_no_content(bench, receiver, tmp_path, mo
 
 async def test_metrics(bench, receiver, monkeypatch):
     """Attempts by result, from zero on."""
-    monkeypatch.setattr(module, "DELAYS_SECONDS", (0.05,))
+    impatient(monkeypatch)
     target = receiver(answer(500))
     bench = await bench(ops=target).start()
     assert _count(bench, "failed") == _count(bench, "delivered") == 0

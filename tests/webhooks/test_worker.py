@@ -253,6 +253,7 @@ async def test_a_rebinding_name_never_reaches_a_private_address(
 ):
     """The look-up answers an allowed address, then a private one; each message is checked by itself."""
     monkeypatch.setattr(module, "DELAYS_SECONDS", (0.1,))
+    monkeypatch.setattr(module, "MAX_PAUSE_SECONDS", 0.1)
     target, victim = receiver(certificate="named"), receiver(host="127.0.0.2")
     webhook = target.webhook(
         tmp_path, url=f"https://hooks.example:{target.port}/", allow_networks=("127.0.0.1/32",)
