@@ -36,8 +36,8 @@ times a second."""
 MIN_PAUSE_SECONDS = 0.05
 
 MAX_PER_TARGET = 4
-"""Messages under way to one target; only one until it has taken one. More threads deliver fewer: they compete for
-the interpreter, also with the event loop."""
+"""Messages under way to one target; only one until it has taken one. More threads do not deliver more: they
+compete for the interpreter, also with the event loop."""
 
 MAX_SENDING = 16
 """Messages under way at which a target gets at most one: so none waits for others."""

@@ -209,8 +209,8 @@ _look_up = socket.getaddrinfo
 def resolve_to(monkeypatch, *answers, host="hooks.example", seconds=0.0):
     """Fake the look-up of one name: the addresses of each call in turn, the last ones from then on.
 
-    An answer is one address or a list of them. `seconds`: how long a look-up takes. Returns the list of names that
-    were looked up, to which each call adds.
+    An answer is one address or a list of them. `seconds`: how long a look-up takes. Returns the list of names
+    that were looked up, to which each call adds.
     """
     looked_up, rest = [], list(answers)
 

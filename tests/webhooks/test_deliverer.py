@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import generate_latest
@@ -102,7 +103,7 @@ async def bench(new_harness, tmp_path):
 
 
 async def test_the_end_of_a_job_is_reported(bench, receiver):
-    """Status, labels, times, no content; the id of the message is that of the delivery; the time is the end's."""
+    """Status, labels, times, no content; the message has the id of the delivery and the time of the end."""
     bench = await bench(ops=receiver()).start()
     await bench.end("j1", group="nightly", tenant="acme", tags={"env": "prod"})
     [message] = await bench.wait_for(1)
@@ -192,7 +193,7 @@ async def test_the_end_of_a_group_is_reported(bench, receiver):
 
 
 async def test_a_job_that_has_moved_on(bench, receiver):
-    """Purged or requeued before its message was sent: the message has what is known of that end, and no more."""
+    """Purged or requeued before its message was sent: it has what is known of that end, and no more."""
     down = receiver()
     bench = bench(ops=down).configure("ops", url="https://127.0.0.1:1/")
     await bench.start()
@@ -488,10 +489,8 @@ async def test_the_end_does_not_wait_for_a_hanging_target(bench, receiver):
 def test_pauses_grow_with_the_fleet(new_harness):
     """A fleet of 300 asks about as often as ten workers do."""
 
-    class Config:
-        webhooks = {"ops": None}
-
+    config = SimpleNamespace(webhooks={"ops": None})
     for workers, least, most in ((1, 0.5, 1), (10, 0.5, 1), (100, 5, 10), (10_000, 7.5, 15)):
-        deliverer = Deliverer(None, Config, None, lambda n=workers: n)
+        deliverer = Deliverer(None, config, None, lambda n=workers: n)
         seconds = [deliverer._poll_seconds() for _ in range(100)]
         assert least <= min(seconds) < max(seconds) <= most

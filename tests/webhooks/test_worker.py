@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from support.executors import GatedExecutor, succeed
@@ -149,8 +150,7 @@ async def test_a_secret_changes_while_a_worker_runs(
     for n, (lines, readers) in enumerate(
         [((old,), (old,)), ((new, old), (new, old)), ((new,), (new,))]
     ):
-        with open(webhook.secret_file, "w") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+        Path(webhook.secret_file).write_text("".join(f"{line}\n" for line in lines))
         await harness.enqueue_steps(f"j{n}", notify=("ops",))
         await wait_until(lambda n=n: len(target.requests) == n + 1, what="the message")
         for secret in readers:
