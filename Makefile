@@ -30,7 +30,7 @@ test: setup ## Run all tests on every server, topology and container
 test-fast: setup ## Run every quick test on one server, in three minutes
 	$(BIN)/python -m pytest -q --backend any -m 'not (slow or container or network)' \
 		tests/test_queue.py tests/unit tests/queue tests/security tests/redis tests/worker \
-		tests/cli tests/executors
+		tests/cli tests/executors tests/webhooks
 
 test-pythons: setup ## Run unit, queue and TLS tests on every other Python that is found
 	@$(BIN)/python -m tools.pythons

@@ -620,6 +620,8 @@ class Settled:
     result: Literal["ok", "retry", "gone", "skip"]
     answer: str = ""
     delay_seconds: float = 0.0
+    pause_seconds: float = 0.0
+    """After a failure: how long no message of the webhook is tried. Thousands may wait."""
 
 
 SettleResult = Literal["delivered", "waiting", "failed", "skipped", "settled"]

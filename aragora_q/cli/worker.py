@@ -88,8 +88,8 @@ def worker(
 
     SIGTERM or Ctrl-C: start no more jobs, let running jobs finish within the drain timeout, release
     the rest. A second signal releases them immediately. SIGHUP: reload concurrency, retry delays,
-    drain timeout, budgets, limits of providers, schedules and logging. While Redis is unavailable, the worker
-    keeps retrying; with --burst, for one minute.
+    drain timeout, budgets, limits of providers, schedules, webhooks and logging. While Redis is
+    unavailable, the worker keeps retrying; with --burst, for one minute.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the launcher reloads at it
     if exec_command is not None:

@@ -63,6 +63,7 @@ class RedisOutbox(Outbox):
                         each.delivery.attempts,
                         each.result,
                         round(each.delay_seconds * 1000),
+                        round(each.pause_seconds * 1000),
                         each.answer[:MAX_ANSWER_CHARS].encode(errors="replace"),
                     ),
                 )

@@ -35,14 +35,19 @@ times a second."""
 
 MIN_PAUSE_SECONDS = 0.05
 
-MAX_PER_TARGET = 10
-"""Messages under way to one target; only one until it has taken one."""
+MAX_PER_TARGET = 4
+"""Messages under way to one target; only one until it has taken one. More threads do not deliver more: they
+compete for the interpreter, also with the event loop."""
 
-MAX_SENDING = 40
+MAX_SENDING = 16
 """Messages under way at which a target gets at most one: so none waits for others."""
 
 DELAYS_SECONDS = (5, 30, 120, 600, 1800, 3600, 7200, 14_400, 28_800)
 """Delays after the first failed attempt, after the second, and so on; ten attempts take a day."""
+
+MAX_PAUSE_SECONDS = 256.0
+"""Longest pause between attempts to deliver any message to a target that fails: 2 s at first, then twice as
+long each time."""
 
 LEASE_SPARE_SECONDS = 15.0
 """What an attempt's lease has beyond the time of the delivery, to record how it ended."""
@@ -75,15 +80,16 @@ class Deliverer:
         self._metrics = metrics
         self._count_workers = count_workers
         self._under_way: dict[asyncio.Task[None], str] = {}
-        self._taking: set[str] = set()
-        """Webhooks whose last message was delivered."""
-        self._ended = asyncio.Event()
+        self._failures: dict[str, int] = {}
+        """Failed attempts here since the last message of a webhook was delivered."""
+        self._changed = asyncio.Event()
         self._last_step: asyncio.Task[bool] | None = None
         self._log = _FailureLog()
 
     def reconfigure(self, config: QueueConfig) -> None:
         """Deliver to the webhooks of `config` from the next message on."""
         self._config = config
+        self._changed.set()
 
     async def run(self) -> None:
         """Deliver until cancelled. While Redis is unavailable, messages wait."""
@@ -98,8 +104,8 @@ class Deliverer:
                 pass  # other parts of the worker log an outage
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_seconds):
-                    await self._ended.wait()
-            self._ended.clear()
+                    await self._changed.wait()
+            self._changed.clear()
 
     async def finish(self) -> None:
         """Deliver what is due and what is under way, for at most LAST_PASS_SECONDS. `run` must have ended."""
@@ -153,7 +159,7 @@ class Deliverer:
         room = max(0, MAX_SENDING - len(self._under_way))
         requests = []
         for name, webhook in self._config.webhooks.items():
-            most = MAX_PER_TARGET if name in self._taking else 1
+            most = MAX_PER_TARGET if self._failures.get(name) == 0 else 1
             limit = max(min(most - under_way[name], room), int(not under_way[name]))
             room = max(0, room - limit)
             if limit > 0:
@@ -182,7 +188,7 @@ class Deliverer:
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         del self._under_way[task]
-        self._ended.set()
+        self._changed.set()
 
     def _poll_seconds(self) -> float:
         if not self._config.webhooks:
@@ -199,7 +205,7 @@ class Deliverer:
             ended, _ = await asyncio.wait([sending], timeout=seconds)
             sent = sending.result() if ended else Sent("failed", "no result of the look-up in time")
             self._note(delivery.webhook, sent)
-            settled = _settled(delivery, sent)
+            settled = _settled(delivery, sent, self._failures[delivery.webhook])
             result = await self._settle(settled)
             self._log.delivered(settled, sent, result)
             await asyncio.wait([sending])  # its thread counts until it ends
@@ -208,7 +214,7 @@ class Deliverer:
 
     def _note(self, webhook: str, sent: Sent) -> None:
         is_delivered = sent.result == "delivered"
-        (self._taking.add if is_delivered else self._taking.discard)(webhook)
+        self._failures[webhook] = 0 if is_delivered else self._failures.get(webhook, 0) + 1
         self._metrics.deliveries["delivered" if is_delivered else "failed"].observe(sent.seconds)
 
     async def _settle(self, settled: Settled) -> SettleResult | None:
@@ -229,7 +235,7 @@ class Deliverer:
                 return result
 
 
-def _settled(delivery: Delivery, sent: Sent) -> Settled:
+def _settled(delivery: Delivery, sent: Sent, failures: int) -> Settled:
     answer = f"{sent.text}: {sent.body}" if sent.body else sent.text
     if sent.result == "delivered":
         return Settled(delivery, "ok", answer)
@@ -239,6 +245,7 @@ def _settled(delivery: Delivery, sent: Sent) -> Settled:
         "gone" if sent.result == "gone" else "retry",
         answer,
         max(jittered(delay_seconds, 0.8, 1.2), sent.retry_after_seconds),
+        max(min(2.0 ** min(failures, 10), MAX_PAUSE_SECONDS), sent.retry_after_seconds),
     )
 
 

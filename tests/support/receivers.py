@@ -206,15 +206,18 @@ def receiving(*args, **options):
 _look_up = socket.getaddrinfo
 
 
-def resolve_to(monkeypatch, *answers, seconds=0.0):
-    """Fake the look-up of names: the addresses of each call in turn, the last ones from then on.
+def resolve_to(monkeypatch, *answers, host="hooks.example", seconds=0.0):
+    """Fake the look-up of one name: the addresses of each call in turn, the last ones from then on.
 
-    An answer is one address or a list of them. Returns the list of names that were looked up.
+    An answer is one address or a list of them. `seconds`: how long a look-up takes. Returns the list of names
+    that were looked up, to which each call adds.
     """
     looked_up, rest = [], list(answers)
 
-    def look_up(host, port, *args, **options):
-        looked_up.append(host)
+    def look_up(name, port, *args, **options):
+        if name != host:
+            return _look_up(name, port, *args, **options)
+        looked_up.append(name)
         time.sleep(seconds)
         found = rest.pop(0) if len(rest) > 1 else rest[0]
         return [

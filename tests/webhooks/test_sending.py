@@ -14,8 +14,9 @@ from aragora_q.webhooks.sending import MAX_ANSWER_BYTES, send
 
 BODY = b'{"type":"test"}'
 
-ENDED = "no valid answer: the connection was closed before its end"
-TOO_LONG = "no valid answer: its header is longer than 65,536 bytes"
+NOT_VALID = "no valid answer: "
+ENDED = f"{NOT_VALID}the connection was closed before its end"
+TOO_LONG = f"{NOT_VALID}its header is longer than 65,536 bytes"
 REDIRECT = "answered 304: a redirect, which is not followed"
 CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -23,7 +24,9 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 ANSWERS = {
     "200": (answer(200), "delivered", "answered 200"),
     "200 and then closes": (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n"), "delivered", "answered 200"),
-    "early hints": (raw(b"HTTP/1.1 103 Hints\r\nLink: x\r\n\r\nHTTP/1.1 201 C\r\n\r\n"), "delivered", "answered 201"),
+    "early hints": (
+        raw(b"HTTP/1.1 103 Hints\r\nLink: x\r\n\r\nHTTP/1.1 201 C\r\n\r\n"),
+        "delivered", "answered 201"),
     "interim": (raw(CONTINUE + b"HTTP/1.1 102 C\r\n\r\nHTTP/1.0 202 C\r\n\r\n"), "delivered", "answered 202"),
     "410": (answer(410), "gone", "answered 410"),
     "404": (answer(404), "failed", "answered 404"),
@@ -33,17 +36,21 @@ ANSWERS = {
     "nothing": (raw(b""), "failed", ENDED),
     "half a header": (raw(b"HTTP/1.1 200 OK\r\n"), "failed", ENDED),
     "half a line": (raw(b"HTTP/1.1 200 OK\r\nX: "), "failed", ENDED),
-    "garbage": (raw(b"\0\xff<script>\r\n\r\n" * 9), "failed", "no valid answer: not HTTP"),
-    "status of letters": (raw(b"HTTP/1.1 2OO OK\r\n\r\n"), "failed", "no valid answer: not HTTP"),
-    "status of five digits": (raw(b"HTTP/1.1 99999 OK\r\n\r\n"), "failed", "no valid answer: not HTTP"),
-    "HTTP/3": (raw(b"HTTP/3 200 OK\r\n\r\n"), "failed", "no valid answer: not HTTP/1"),
-    "long line": (raw(b"HTTP/1.1 200 " + b"x" * 70_000), "failed", "no valid answer: "),
-    "many headers": (raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 101), "failed", "no valid answer: got more than 100 headers"),
+    "garbage": (raw(b"\0\xff<script>\r\n\r\n" * 9), "failed", f"{NOT_VALID}not HTTP"),
+    "status of letters": (raw(b"HTTP/1.1 2OO OK\r\n\r\n"), "failed", f"{NOT_VALID}not HTTP"),
+    "status of five digits": (raw(b"HTTP/1.1 99999 OK\r\n\r\n"), "failed", f"{NOT_VALID}not HTTP"),
+    "HTTP/3": (raw(b"HTTP/3 200 OK\r\n\r\n"), "failed", f"{NOT_VALID}not HTTP/1"),
+    "long line": (raw(b"HTTP/1.1 200 " + b"x" * 70_000), "failed", NOT_VALID),
+    "many headers": (
+        raw(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 101),
+        "failed", f"{NOT_VALID}got more than 100 headers"),
     "endless 100": (forever(CONTINUE), "failed", TOO_LONG),
     "endless 103": (forever(b"HTTP/1.1 103 Hints\r\nX: y\r\n\r\n"), "failed", TOO_LONG),
-    "endless text": (forever(b"x" * 1000), "failed", "no valid answer: "),
-    "endless header": (forever(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 60_000), "failed", "no valid answer: "),
-    "chunked nonsense, 200": (raw(b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"zz\r\n-5\r\n"), "delivered", "answered 200"),
+    "endless text": (forever(b"x" * 1000), "failed", NOT_VALID),
+    "endless header": (forever(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 60_000), "failed", NOT_VALID),
+    "chunked nonsense, 200": (
+        raw(b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"zz\r\n-5\r\n"),
+        "delivered", "answered 200"),
     "chunked nonsense, 500": (raw(b"HTTP/1.1 500 E\r\n" + CHUNKED + b"zz\r\n-5\r\n"), "failed", "answered 500"),
     "endless chunk": (raw(b"HTTP/1.1 500 E\r\n" + CHUNKED + b"ffffffffffff\r\nx"), "failed", "answered 500"),
     "negative length": (raw(b"HTTP/1.1 500 E\r\nContent-Length: -9\r\n\r\n"), "failed", "answered 500"),
@@ -314,7 +321,7 @@ def test_a_renewed_ca_file_applies(receiver, certificates, tmp_path):
 def test_a_slow_look_up_counts(receiver, tmp_path, monkeypatch):
     """It cannot be interrupted, but nothing is sent when the time is over."""
     target = receiver()
-    resolve_to(monkeypatch, "127.0.0.1", seconds=1.2)
+    resolve_to(monkeypatch, "127.0.0.1", host="localhost", seconds=1.2)
     webhook = target.webhook(tmp_path, url=f"https://localhost:{target.port}/", timeout_seconds=1)
     assert send(webhook, "1-1", BODY).text == "no result of the look-up within 1 s"
     assert target.connections == 0

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Put messages in their outbox again, or make those that wait there due now.
 -- include: groups
--- keys: labels changes
+-- keys: webhooks labels changes
 -- args: by reason
 -- each delivery: id
 -- returns: per delivery: redelivered | waiting (it is due now) | full | unknown
@@ -35,5 +35,8 @@ for n = 1, items do
     table.insert(redelivered[name], id)
   end
 end
-for name, ids in pairs(redelivered) do note_changes('redeliver', 'webhook:' .. name, ids, by, reason) end
+for name, ids in pairs(redelivered) do
+  redis.call('HDEL', webhooks, 'probe_until:' .. name)  -- an operator expects it now
+  note_changes('redeliver', 'webhook:' .. name, ids, by, reason)
+end
 return results

@@ -3,13 +3,13 @@
 -- include: groups
 -- keys: webhooks counters events labels
 -- args:
--- each attempt: webhook id attempts result delay_ms answer
+-- each attempt: webhook id attempts result delay_ms pause_ms answer
 -- returns: per attempt: delivered | waiting | failed (given up) | skipped | settled (recorded before, or by a later
 -- attempt)
 --
 -- `result` is ok, retry, gone (the target wants no more messages: the webhook is disabled, the message waits) or skip (the
--- configuration does not want it: it is deleted). A message is given up GIVE_UP_MS after it was put in the outbox, or
--- after its webhook was enabled.
+-- configuration does not want it: it is deleted). After a failure, no message of the webhook is taken for pause_ms. A
+-- message is given up GIVE_UP_MS after it was put in the outbox, or after its webhook was enabled.
 
 -- Move a message from the outbox to those that are sent. The oldest ones make room.
 local function end_delivery(outbox, name, id, delivery, result)
@@ -33,7 +33,7 @@ local function is_too_old(name, state)
   return now - math.max(parse_int(state.queued_at) or 0, enabled_at) >= GIVE_UP_MS
 end
 
-local function settle(name, id, attempts, result, delay_ms, answer)
+local function settle(name, id, attempts, result, delay_ms, pause_ms, answer)
   local outbox, delivery = queue_prefix .. 'outbox:' .. name, queue_prefix .. 'delivery:' .. id
   local state = read(delivery, 'attempts', 'settled', 'queued_at')
   if not tolerate_damage(redis.pcall('ZSCORE', outbox, id)) or not state.queued_at then return 'settled' end
@@ -52,7 +52,7 @@ local function settle(name, id, attempts, result, delay_ms, answer)
     return 'delivered'
   end
   local failures = (parse_int(read(webhooks, 'failures:' .. name)['failures:' .. name]) or 0) + 1
-  redis.call('HDEL', webhooks, 'probe_until:' .. name)
+  redis.call('HSET', webhooks, 'probe_until:' .. name, text(now + pause_ms))
   redis.call('HSET', webhooks, 'failures:' .. name, text(failures), 'error:' .. name, answer, 'error_at:' .. name, now_text)
   if result == 'gone' then
     local disabled = cjson.encode({at = now, by = 'the target', reason = answer})

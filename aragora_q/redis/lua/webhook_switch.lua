@@ -7,7 +7,7 @@
 local is_enabled = not redis.call('HGET', webhooks, 'disabled:' .. webhook)
 if is_enabled == (enabled == '1') then return 'unchanged' end
 if enabled == '1' then
-  redis.call('HDEL', webhooks, 'disabled:' .. webhook)
+  redis.call('HDEL', webhooks, 'disabled:' .. webhook, 'probe_until:' .. webhook)
   redis.call('HSET', webhooks, 'enabled_at:' .. webhook, now_text)
 else
   redis.call('HSET', webhooks, 'disabled:' .. webhook, cjson.encode({at = now, by = by, reason = cut(reason)}))
