@@ -13,6 +13,8 @@ Raised by every module. The command line prints the message and then `hint`, and
     ├── NothingFound              3   no job or group of this name, or no job that matches
     ├── GroupNotFound             3   no such group, or all its jobs were purged
     ├── BudgetNotFound            3   no such budget
+    ├── ScheduleNotFound          3   no such schedule is configured or known
+    ├── WebhookNotFound           3   no such webhook is configured or known
     ├── ProviderNotFound          3   no calls to such a provider are known
     ├── RedisUnreachable         69   no server answers at redis_url
     ├── TryAgain                 75   Redis answers, but cannot serve now (OOM, LOADING, BUSY, …)
@@ -35,7 +37,7 @@ Raised by every module. The command line prints the message and then `hint`, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -99,6 +101,32 @@ class ProviderNotFound(AragoraQError):
     """No calls to a provider or account of this name are known."""
 
     exit_code = 3
+
+
+class ScheduleNotFound(AragoraQError):
+    """The configuration of this process has no schedule of this name."""
+
+    exit_code = 3
+
+    def __init__(self, name: str, known: Collection[str]) -> None:
+        super().__init__(
+            f"schedule {name!r:.60} is not in the configuration here",
+            hint=did_you_mean(name, known)
+            or "check --queue, and where the configuration comes from",
+        )
+
+
+class WebhookNotFound(AragoraQError):
+    """The configuration of this process has no webhook of this name, and the queue knows none."""
+
+    exit_code = 3
+
+    def __init__(self, name: str, known: Collection[str]) -> None:
+        super().__init__(
+            f"webhook {name!r:.60} is not in the configuration here",
+            hint=did_you_mean(name, known)
+            or "check --queue, and where the configuration comes from",
+        )
 
 
 class JobNotFound(AragoraQError):

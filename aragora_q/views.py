@@ -316,6 +316,13 @@ class BudgetJson(TypedDict):
     spending: list[ScopeSpendingJson]
 
 
+def paused_json(paused: Paused | None) -> OverrideJson | None:
+    """Return who paused or disabled something."""
+    if paused is None:
+        return None
+    return {"by": paused.by, "at": round(paused.at * 1000), "reason": paused.reason}
+
+
 class ChangeJson(TypedDict):
     """What an operator changed with one command, from its first call, `since`, to its last one, `at`."""
 

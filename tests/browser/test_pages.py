@@ -7,6 +7,7 @@ from playwright.sync_api import expect
 from support import experiments, shown_jobs
 
 from aragora_q.base import Job
+from aragora_q.contracts import Plan, ScheduleState
 from aragora_q.web.roles import Role
 
 PAYLOAD = '<script>window.ran = 1</script><img src=x onerror="window.ran = 2"><svg onload="window.ran = 3">'
@@ -16,7 +17,8 @@ PAGES = [
     "/", "/jobs", "/jobs?group=none", "/jobs?since=x", "/jobs/disagreeing", "/jobs/dropped", "/jobs/failed",
     "/jobs/running", "/jobs/held", "/groups", "/groups/nightly", "/groups/cities", "/groups/cities/table",
     "/groups/cities/compare", "/groups/cities/eval",
-    "/workers", "/money", "/failed", "/held", "/new", "/login", "/no-such-page", "/jobs/long-completed",
+    "/workers", "/money", "/schedules", "/schedules/report", "/webhooks", "/webhooks/ops",
+    "/failed", "/held", "/new", "/login", "/no-such-page", "/jobs/long-completed",
 ]  # fmt: skip
 HOSTILE = [f"/jobs/{name}-{end}" for name in TEXTS for end in ("failed", "completed")]
 
@@ -30,6 +32,10 @@ async def fill(queue):
     await queue.enqueue_many([Job({"n": n}, id=f"many-{n}", group="many") for n in range(60)])
     await queue.cancel_many(["many-1"], by=PAYLOAD, reason=PAYLOAD)
     await queue.pause(by=PAYLOAD, reason=PAYLOAD)
+    refused = Plan(ScheduleState("report"), 60_000, last_at=1, missed=1, error=PAYLOAD)
+    await queue.schedules.plan([refused])
+    await queue.schedules.pause("report", by=PAYLOAD, reason=PAYLOAD)
+    await queue.outbox.disable("ops", by=PAYLOAD, reason=PAYLOAD)
     await shown_jobs.spend(queue)
     await shown_jobs.add_samples(queue)
 
@@ -44,6 +50,13 @@ def spoil(redis):
     redis.hset(
         f"{prefix}worker:{PAYLOAD}", mapping=dict.fromkeys(("host", "pid", "version"), PAYLOAD)
     )
+    redis.hset(f"{prefix}schedules", mapping={f"next:{PAYLOAD}": "1", f"job:{PAYLOAD}": PAYLOAD})
+    redis.hset(
+        f"{prefix}webhooks", mapping={f"failures:{PAYLOAD}": "2", f"error:{PAYLOAD}": PAYLOAD}
+    )
+    redis.zadd(f"{prefix}sent:ops", {PAYLOAD: 1})
+    fields = dict.fromkeys(("kind", "subject", "event", "result", "answer"), PAYLOAD)
+    redis.hset(f"{prefix}delivery:{PAYLOAD}", mapping=fields)
     redis.xadd(f"{prefix}events", {"event": PAYLOAD, "ids": LABEL, "worker": PAYLOAD})
 
 
@@ -72,13 +85,16 @@ def test_no_text_is_executed_or_breaks_a_page(full_desk, new_window):
     window.page.set_viewport_size({"width": 360, "height": 740})
     for address in (
         *HOSTILE, "/", "/jobs", "/groups", f"/groups/{LABEL.replace('/', '%2F')}", "/jobs/waiting",
-        "/jobs/many-1", "/workers", "/failed", "/held", f"/new?group={LABEL}", f"/jobs?tag={LABEL}",
+        "/jobs/many-1", "/schedules", "/schedules/report", "/webhooks", "/webhooks/ops",
+        "/workers", "/failed", "/held", f"/new?group={LABEL}", f"/jobs?tag={LABEL}",
     ):  # fmt: skip
         window.open(address)
         assert window.page.evaluate("window.ran") is None, address
         assert window.page.locator("script").count() == 2, address
         assert window.too_wide() == [], address
-    for address in ("/", "/groups", "/workers", "/jobs/waiting", "/jobs/many-1"):
+    for address in (
+        "/", "/groups", "/workers", "/jobs/waiting", "/jobs/many-1", "/schedules", "/webhooks", "/webhooks/ops",
+    ):  # fmt: skip
         window.open(address)
         assert "onerror" in window.page.locator("main").inner_text(), address
 

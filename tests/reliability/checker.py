@@ -68,6 +68,7 @@ def judge(lines):
     broken += unmatched
     broken += _starved_lanes(by_kind["busy"])
     broken += _money(lines, by_kind)
+    broken += _schedules(by_kind, final, undone)
     broken += [f"Z: {line}" for each in by_kind["problems"] for line in each["found"]]
     broken += [f"E: {w['id']} is dead or logged a traceback: {w}" for w in by_kind["worker"]
                if not w["alive"] or w["tracebacks"]]  # fmt: skip
@@ -97,6 +98,8 @@ def judge(lines):
         "redelivered": counters.get("redelivered", 0),
         "money": _sums(by_kind),
         "held": counters.get("held", 0),
+        "times_enqueued": sum("@" in job_id for job_id in final),
+        "times_missed": sum(line["missed"] for line in by_kind["schedule ended"]),
         "starts_while_all_lanes_were_busy": _busy_starts(by_kind["busy"]),
         "faults": dict(Counter(line["name"] for line in by_kind["fault"])),
         "broken": len(broken),
@@ -311,6 +314,60 @@ def _money(lines, by_kind):
         yield f"M: settled calls were billed otherwise: {sums}"
     if sums["reserved"] or not sums["spent"] == sums["spent_of_agents"] == sums["ledger"]:
         yield f"M: sums of budgets and ledger differ: {sums}"
+
+
+def _schedules(by_kind, final, undone):
+    """Each time of a schedule is enqueued, or counted as missed because Redis was away; never twice, and not
+    while the schedule is paused.
+    """
+    first = {line["schedule"]: line["first"] for line in by_kind["planned"]}
+    enqueued = Counter(
+        job_id for line in by_kind["event"] if line["event"] == "enqueued" for job_id in line["ids"]
+    )
+    for line in by_kind["schedule ended"]:
+        name, every = line["name"], line["every"]
+        times = set(range(first[name], line["last"] + 1, every))
+        jobs = {f"{name}@{at}": at for at in times}
+        found = {job_id for job_id in final if job_id.startswith(f"{name}@")}
+        missing = {at for job_id, at in jobs.items() if job_id not in final}
+        yield from (
+            f"T: {job_id} was enqueued {enqueued[job_id]} times"
+            for job_id in found - undone
+            if enqueued[job_id] > 1
+        )
+        yield from (
+            f"T: {job_id} is of no time of its schedule"
+            for job_id in found - set(jobs)
+            if int(job_id.partition("@")[2]) <= line["last"]
+        )
+        for paused_at, resumed_at in _pauses(by_kind, name):
+            yield from (
+                f"T: {job_id} was enqueued while its schedule was paused"
+                for job_id, at in jobs.items()
+                if job_id in found and paused_at < at < resumed_at
+            )
+        if any(each["name"] == name for each in by_kind["schedule"]):
+            continue  # times close to a pause may be enqueued or not
+        if len(missing) != line["missed"]:
+            yield f"T: {len(missing)} times of {name} have no job, {line['missed']} are counted as missed"
+        for at in missing:
+            if not any(
+                fault["began"] <= at + every and fault["at"] >= at
+                for fault in by_kind["fault"]
+                if fault["name"] in SERVER_FAULTS
+            ):
+                yield f"T: time {at} of {name} was not enqueued, although Redis was there"
+
+
+def _pauses(by_kind, name):
+    """From when to when a schedule was paused for sure, and no failover can have undone that."""
+    lines = [line for line in by_kind["schedule"] if line["name"] == name]
+    for pause, resume in zip(lines[::2], lines[1::2], strict=False):
+        if not any(
+            window["began"] <= resume["at"] and window["at"] >= pause["began"]
+            for window in by_kind["lost"]
+        ):
+            yield pause["at"] + CLOCK_SECONDS, resume["began"] - CLOCK_SECONDS
 
 
 def _sums(by_kind):

@@ -10,7 +10,8 @@ and failovers that lose the last writes. Jobs fail, ask for a retry, ignore canc
 event loop for longer than a lease. Some are cancelled, purged and enqueued again under the same id. Others are
 in groups, most of which are sealed with a job that follows them, some cancelled or requeued. Some are held for
 a moment, by a person in any state, or by their executors. On one server jobs also make paid calls to a provider
-that bills (`support.paying`), under a budget that is set and reset.
+that bills (`support.paying`), under a budget that is set and reset. Two schedules are due every 5 s; one of
+them is paused and resumed.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import redis
-from support import invariants, processes, servers, topologies
+from support import every_seconds, invariants, processes, servers, topologies
 from support.proxy import Proxy
 from support.servers import CLIENT_OPTIONS
 from support.wait import wait_until
@@ -57,7 +58,10 @@ MONEY = f"{GATES}spent:money:total"
 DECLARED_USD = 1.0
 """The limit of the budget `money` while it is not set."""
 
-BUDGETS = f"""
+STEADY, PAUSED = "steady", "paused"
+"""Schedules: one that always enqueues, one that is paused and resumed."""
+
+CONFIGURATION = f"""
 [budgets.money]
 limit_usd = {DECLARED_USD}
 window = "total"
@@ -67,6 +71,14 @@ limit_usd = 1000
 window = "month"
 scope = "agent"
 on_full = "fail"
+
+[schedules.{STEADY}]
+cron = "* * * * *"
+job = {{ payload = {{ do = [["note"]] }} }}
+
+[schedules.{PAUSED}]
+cron = "* * * * *"
+job = {{ payload = {{ do = [["note"]] }} }}
 """
 PRIORITIES = {"high": 1, "normal": 0, "low": -1}
 GROUP = "aragora-workers"
@@ -156,7 +168,9 @@ class Nemesis:
         await self.deployment.start()
         try:
             self.workers = [self._worker(n) for n in range(WORKERS)]
+            await self._plan_schedules()
             works = [self._enqueue, self._replace_jobs, self._run_groups, self._hold_jobs]
+            works.append(self._pause_schedule)
             if self.deployment.has_money:
                 works.append(self._change_money)
             works.append(self._record_events)
@@ -166,6 +180,8 @@ class Nemesis:
                 for client in background[:-1]:
                     client.cancel()
                 await asyncio.gather(*background[:-1], return_exceptions=True)
+                self.history.add("healed")
+                await self._end_schedules()
                 await self._settle()
                 await asyncio.sleep(0.5)
             finally:
@@ -191,16 +207,17 @@ class Nemesis:
             "ARAGORA_QUEUE_DRAIN_TIMEOUT_SECONDS": "0.3",
             "ARAGORA_QUEUE_LOG_LEVEL": "warning",
         }
-        budgets = self.directory / "budgets.toml"
-        budgets.write_text(BUDGETS)
+        configuration = self.directory / "aragora-q.toml"
+        configuration.write_text(CONFIGURATION)
         return WorkerProcess(
             self.directory,
             f"w{n}",
             environment,
             "--config",
-            str(budgets),
+            str(configuration),
             lease_ms=LEASE_MS,
             slots=SLOTS,
+            executor="support.every_seconds:make",
         ).start()
 
     def _client(self, **options):
@@ -280,6 +297,56 @@ class Nemesis:
                 page = await self._repeat(lambda: queue.list_held(("budget",)), "list held")
                 budget = [job.id for job in page.jobs]
                 await self._repeat(lambda ids=budget: queue.unhold_many(ids, ("budget",)), "unhold")
+        finally:
+            await queue.close()
+
+    async def _plan_schedules(self):
+        """Wait until workers have planned the first time of each schedule, and record it."""
+        queue = self._queue()
+
+        async def are_planned():
+            states = (await queue.schedules.read()).states
+            planned = {name: state.next_at for name, state in states.items() if state.next_at}
+            return planned if len(planned) == 2 else None
+
+        try:
+            first = await wait_until(are_planned, 60, "schedules to be planned")
+        finally:
+            await queue.close()
+        for name, at in first.items():
+            self.history.add("planned", schedule=name, first=round(at))
+
+    async def _end_schedules(self):
+        """Record what became of the times until now, once no more is to come, and let none follow."""
+        queue, healed_at = self._queue(), time.time()
+
+        async def states():
+            read = await self._repeat(queue.schedules.read, "reading")
+            return read.states if read.states[STEADY].last_at >= healed_at else None
+
+        try:
+            for name, state in (await wait_until(states, 60, "the times until now")).items():
+                self.history.add(
+                    "schedule ended",
+                    name=name,
+                    last=round(state.last_at),
+                    missed=state.missed,
+                    every=every_seconds.SECONDS,
+                )
+                await self._repeat(lambda name=name: queue.schedules.pause(name), "pause")
+        finally:
+            await queue.close()
+
+    async def _pause_schedule(self):
+        """Pause a schedule for some of its times, and resume it. `began`: when the call was sent first."""
+        queue = self._queue()
+        try:
+            while True:
+                for verb in ("pause", "resume"):
+                    await asyncio.sleep(self.random.uniform(1, 3 * every_seconds.SECONDS))
+                    call, began = getattr(queue.schedules, verb), time.time()
+                    await self._repeat(lambda call=call: call(PAUSED), verb)
+                    self.history.add("schedule", name=PAUSED, verb=verb, began=round(began, 3))
         finally:
             await queue.close()
 
@@ -432,7 +499,16 @@ class Nemesis:
             value = codec.encode({"rule": rule})
         self.history.add("limit", micros=round(usd * MICROS))  # perhaps from now on
         await self._repeat(
-            lambda: gates.run("gate_override", kind="budget", name="money", value=value), "setting"
+            lambda: gates.run(
+                "gate_override",
+                kind="budget",
+                name="money",
+                value=value,
+                by="",
+                reason="",
+                detail="",
+            ),
+            "setting",
         )
 
     def _any_worker(self):
@@ -583,7 +659,9 @@ class Nemesis:
             if fence:
                 self.history.add("fence", id=job_id, fence=int(fence))
         if were_busy and await self._are_busy(client):
-            lanes = [job_id.split("-")[1] for job_id in started]
+            lanes = [
+                job_id.split("-")[1] for job_id in started if "-" in job_id
+            ]  # not of schedules
             self.history.add("busy", **{lane: lanes.count(lane) for lane in STREAMS})
 
     async def _are_busy(self, client):
@@ -601,7 +679,6 @@ class Nemesis:
 
     async def _settle(self):
         """After the last fault, every accepted job must end, when all that are held were freed."""
-        self.history.add("healed")
         deadline = time.monotonic() + SETTLE_SECONDS
         queue = self._queue()
         try:

@@ -80,6 +80,20 @@ MONEY = (
     {**COUNTER, "budget": "agents/agent:a:2026-01"},
     {"what": "ledger", "calls": 2, "usd": 1500, "estimated": 800},
 )
+TICKED = {"what": "final", "status": "completed", "fence": "1"}
+ENDED = {"what": "schedule ended", "name": "steady", "last": 1015, "missed": 1, "every": 5}
+TIMES = (
+    {"what": "planned", "schedule": "steady", "first": 1000},
+    {"what": "planned", "schedule": "paused", "first": 1000},
+    *({**TICKED, "id": job_id} for job_id in
+      ("steady@1000", "steady@1005", "steady@1015", "paused@1000", "paused@1010")),
+    {"what": "event", "event": "enqueued", "ids": ["steady@1000", "paused@1000"]},
+    {"what": "fault", "name": "restart_the_server", "worker": None, "began": 1011.0, "at": 1016.0},
+    {"what": "schedule", "name": "paused", "verb": "pause", "began": 1001.0, "at": 1002.0},
+    {"what": "schedule", "name": "paused", "verb": "resume", "began": 1008.0, "at": 1009.0},
+    ENDED,
+    {"what": "schedule ended", "name": "paused", "last": 1010, "missed": 0, "every": 5},
+)  # fmt: skip
 GOOD = (
     {"what": "seed", "seed": 1, "seconds": 1},
     {"what": "enqueue", "id": "a", "answer": "ok", "do": []},
@@ -97,7 +111,8 @@ GOOD = (
     *GROUPS,
     {"what": "event", "event": "held", "ids": ["h"]},
     *MONEY,
-    {"what": "counters", "completed": 5},
+    *TIMES,
+    {"what": "counters", "completed": 10},
     {"what": "problems", "found": []},
 )
 
@@ -121,7 +136,7 @@ def test_the_checker_finds_limits_that_do_not_apply(tmp_path):
         ({"what": "event", "event": "completed", "ids": ["a"]}, "D: a"),
         ({"what": "run", "id": "a", "fence": 1, "attempt": 1, "pid": 2}, "F: fence"),
         ({"what": "run", "id": "a", "fence": 2, "attempt": 1, "pid": 2}, "F: a ran"),
-        ({"what": "final", "id": "c", "status": "completed", "fence": "1"}, "D: 5 completions"),
+        ({"what": "final", "id": "c", "status": "completed", "fence": "1"}, "D: 10 completions"),
         ({**PARTLY, "result": None}, "A: p has the result None, should have {'n': 1}"),
         ({**PARTLY, "result": {"n": 2}}, "A: p has the result {'n': 2}"),
         ({"what": "problems", "found": ["odd"]}, "Z: odd"),
@@ -186,6 +201,17 @@ def test_the_checker_finds_limits_that_do_not_apply(tmp_path):
         ({**COUNTER, "reserved": 1}, "M: sums of budgets and ledger differ"),
         ({"what": "ledger", "usd": 1499}, "M: sums of budgets and ledger differ"),
         ({"what": "busy", "high": 9000, "normal": 900, "low": 10}, "S: lane low got 130"),
+        (
+            {"what": "event", "event": "enqueued", "ids": ["steady@1000"]},
+            "T: steady@1000 was enqueued 2 times",
+        ),
+        ({**TICKED, "id": "steady@1007"}, "T: steady@1007 is of no time"),
+        ({**TICKED, "id": "paused@1005"}, "T: paused@1005 was enqueued while"),
+        ({**ENDED, "missed": 0}, "T: 1 times of steady have no job, 0 are counted"),
+        (
+            {**ENDED, "last": 1020, "missed": 2},
+            "T: time 1020 of steady was not enqueued, although Redis was there",
+        ),
     ],
 )
 def test_the_checker_finds_broken_promises(tmp_path, forged, promise):

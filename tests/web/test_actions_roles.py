@@ -18,6 +18,7 @@ USERS = {Role.VIEWER: "stats", Role.PRODUCER: "producer", Role.OPERATOR: "operat
 async def console(harness):
     """A console whose roles are Redis users, on a queue with jobs, budgets and accounts."""
     await fill(harness.queue, await worker(harness.queue))
+    await harness.queue.schedules.pause("old")
     gates = Gates(harness, {"month": {"limit_usd": 10, "window": "month"}})
     await gates.acquire(new_call("c1", 2.0), Job({}, id="j1", group="nightly"))
     for name in USERS.values():
@@ -31,6 +32,8 @@ async def console(harness):
         redis_url=urls[Role.VIEWER],
         web_producer_redis_url=urls[Role.PRODUCER],
         web_operator_redis_url=urls[Role.OPERATOR],
+        schedules={"s": {"cron": "* * * * *", "job": {"payload": {}}}},
+        webhooks={"w": {"url": "https://hooks.example.com", "secret_file": "w"}},
     )
     async with open_console(config) as console:
         yield console
@@ -47,7 +50,8 @@ async def test_each_role_has_the_rights_that_its_pages_need(harness, console):
     viewer = Browser(console, Role.VIEWER)
     for address in (
         "/groups", "/groups/nightly", "/groups/nightly/table", "/groups/nightly/compare",
-        "/groups/nightly/eval", "/workers", "/money?by=agent", "/failed", "/held", "/jobs/failed",
+        "/groups/nightly/eval", "/schedules", "/schedules/s", "/webhooks", "/webhooks/w", "/",
+        "/workers", "/money?by=agent", "/failed", "/held", "/jobs/failed",
     ):  # fmt: skip
         page = await viewer.get(address)
         assert page.status == 200, (address, page.words)
@@ -66,6 +70,10 @@ async def test_each_role_has_the_rights_that_its_pages_need(harness, console):
         ("/jobs/purge", {"id": "failed", "confirmed": "1"}),
         ("/queue/pause", {}), ("/queue/resume", {}), ("/groups/nightly/seal", {}),
         ("/groups/nightly/cancel", {"confirmed": "99"}),
+        ("/schedules/s/run", {}), ("/schedules/s/pause", {}), ("/schedules/s/resume", {}),
+        ("/schedules/old/forget", {"confirmed": "1"}),
+        ("/webhooks/w/disable", {}), ("/webhooks/w/enable", {}),
+        ("/webhooks/w/redeliver", {"id": "1-1", "confirmed": "1"}),
         ("/providers/pause", {"name": "acme"}), ("/providers/resume", {"name": "acme"}),
         ("/budgets/set", {"name": "month", "limit_usd": "5"}), ("/budgets/reset", {"name": "month"}),
     ]:  # fmt: skip

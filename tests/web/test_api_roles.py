@@ -15,6 +15,7 @@ READS = [
     "/jobs", "/jobs?group=g&since=1h", "/jobs/d", "/jobs/d?wait=0.01", "/jobs/d/debate", "/jobs/c/receipt",
     "/groups", "/groups/g",
     "/groups/g/table", "/groups/g/comparison", "/groups/g/evaluation",
+    "/schedules", "/schedules/s", "/webhooks", "/webhooks/w/deliveries",
     "/stats", "/workers", "/spend", "/providers", "/budgets", "/budgets/day",
 ]  # fmt: skip
 CHANGES = [
@@ -31,6 +32,14 @@ CHANGES = [
     (Role.OPERATOR, "POST", "/jobs/hold", {"ids": ["d"]}),
     (Role.OPERATOR, "POST", "/jobs/unhold", {"filter": {"group": "g"}, "expected_count": 1}),
     (Role.OPERATOR, "POST", "/groups/g/cancel", {}),
+    (Role.OPERATOR, "POST", "/schedules/s/run", {"reason": "x"}),
+    (Role.OPERATOR, "POST", "/schedules/s/pause", {}),
+    (Role.OPERATOR, "POST", "/schedules/s/resume", {}),
+    (Role.OPERATOR, "POST", "/schedules/old/forget", {}),
+    (Role.OPERATOR, "POST", "/webhooks/w/disable", {"reason": "x"}),
+    (Role.OPERATOR, "POST", "/webhooks/w/enable", {}),
+    (Role.OPERATOR, "POST", "/webhooks/w/redeliver", {"ids": ["1-1"]}),
+    (Role.OPERATOR, "POST", "/webhooks/w/redeliver", {"failed": True}),
     (Role.OPERATOR, "POST", "/pause", {}),
     (Role.OPERATOR, "POST", "/resume", {}),
     (Role.OPERATOR, "POST", "/providers/openai/pause", {}),
@@ -49,10 +58,13 @@ async def console(own_server):
         redis_url=urls[Role.VIEWER],
         web_producer_redis_url=urls[Role.PRODUCER],
         web_operator_redis_url=urls[Role.OPERATOR],
+        schedules={"s": {"cron": "* * * * *", "job": {"payload": {}}}},
+        webhooks={"w": {"url": "https://hooks.example.com", "secret_file": "w"}},
     )
     async with open_console(config) as console:
         debate = Job(DEBATE, id="d", group="g")
         await console.roles[Role.PRODUCER].queue.enqueue(debate)
+        await console.roles[Role.OPERATOR].queue.schedules.pause("old")
         await console.roles[Role.PRODUCER].queue.enqueue(Job(DEBATE, id="c"))
         await console.roles[Role.OPERATOR].queue.cancel("c")
         yield console

@@ -21,7 +21,7 @@ BUDGETS = {
 }
 ADDRESSES = [
     "/groups", "/groups/nightly", "/workers", "/money", "/money?by=agent&days=30&all_queues=true", "/failed",
-    "/held", "/new",
+    "/held", "/new", "/schedules", "/webhooks",
 ]  # fmt: skip
 
 

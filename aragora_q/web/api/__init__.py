@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 
 from aragora_q import __version__
 from aragora_q.web import problems
-from aragora_q.web.api import actions, groups, jobs, money, queue
+from aragora_q.web.api import actions, groups, jobs, money, queue, schedules, webhooks
 from aragora_q.web.api.routing import MODELS
 from aragora_q.web.media import PROBLEM
 
@@ -41,7 +41,7 @@ def create_api(console: Console | None = None) -> FastAPI:
     )
     api.state.console = console
     problems.install(api)
-    for resource in (actions, jobs, groups, queue, money):
+    for resource in (actions, jobs, groups, queue, schedules, webhooks, money):
         api.include_router(resource.router)
     api.openapi = partial(_describe, api)  # type: ignore[method-assign] # as FastAPI documents it
     return api

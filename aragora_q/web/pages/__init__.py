@@ -19,12 +19,14 @@ from aragora_q.web.pages import (
     money,
     new,
     overview,
+    schedules,
+    webhooks,
     workers,
 )
 
 router = APIRouter(include_in_schema=False)
 for page in (
-    overview, jobs, job, groups, experiments, workers, money, changes, failed, held, new, actions, controls,
-    events, login,
+    overview, jobs, job, groups, experiments, workers, money, schedules, webhooks, changes, failed, held, new,
+    actions, controls, events, login,
 ):  # fmt: skip
     router.include_router(page.router)

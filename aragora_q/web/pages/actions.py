@@ -7,9 +7,6 @@ jobs. An action that is sent twice does no more than once.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -23,9 +20,10 @@ from aragora_q.job import check_phase
 from aragora_q.web.access import Operator
 from aragora_q.web.filters import read_filter
 from aragora_q.web.lookup import require_group, require_job_id
+from aragora_q.web.pages.confirming import Confirmation, Question
 from aragora_q.web.pages.forms import Form
-from aragora_q.web.pages.rendering import command_line, redirect, render
-from aragora_q.web.selection import BULK_SECONDS, MAX_NAMED, Done, Selection
+from aragora_q.web.pages.rendering import redirect
+from aragora_q.web.selection import BULK_SECONDS, Done, Selection
 from aragora_q.web.verbs import VERBS, Verb, requeue_from
 
 if TYPE_CHECKING:
@@ -45,7 +43,7 @@ async def act_on_jobs(request: Request, access: Operator, verb: str) -> Response
     number, confirmed = await selection.count(access.queue), form.number("confirmed")
     if not number:
         return redirect(back, f"No job matches that could be {chosen.done}: nothing was changed.")
-    page = _Confirmation(request, access, form, back)
+    page = Confirmation(request, access, form, back)
     if confirmed is None:
         return page.ask(_about_jobs(selection, number))
     if number > confirmed:
@@ -66,7 +64,7 @@ async def act_on_job(request: Request, access: Operator, job_id: str, verb: str)
     chosen, form = _verb(verb), await Form.of(request)
     require_job_id(access.queue, job_id)
     if verb == "purge":  # the page that asks leads to the route of several jobs
-        page = _Confirmation(request, access, form, form.back("/jobs"))
+        page = Confirmation(request, access, form, form.back("/jobs"))
         return page.ask(_about_jobs(Selection(chosen, (job_id,)), 1))
     if verb == "requeue" and (phase := form.text("from_phase")):
         check_phase(phase)
@@ -97,7 +95,7 @@ async def cancel_group(request: Request, access: Operator, name: str) -> Respons
     form = await Form.of(request)
     back = form.back(_group_page(name))
     group = await require_group(access.queue, name)
-    page, confirmed = _Confirmation(request, access, form, back), form.number("confirmed")
+    page, confirmed = Confirmation(request, access, form, back), form.number("confirmed")
     if confirmed is None:
         return page.ask(_about_group(group))
     if group.live > confirmed:
@@ -118,29 +116,12 @@ async def cancel_group(request: Request, access: Operator, name: str) -> Respons
     return redirect(back, f"Group {name} is cancelled: {count(cancelled, 'job')}.")
 
 
-@dataclass(frozen=True)
-class _Question:
-    """What is asked before `number` jobs are changed."""
-
-    number: int
-    title: str
-    text: str
-    label: str
-    """What the button says."""
-    address: str
-    command: Sequence[str]
-    ids: Sequence[str] = ()
-    fields: Sequence[tuple[str, str]] = ()
-    warning: str = ""
-    tone: str = "danger"
-
-
-def _about_jobs(selection: Selection, number: int) -> _Question:
+def _about_jobs(selection: Selection, number: int) -> Question:
     """Return the question whether `number` jobs shall be changed."""
     verb, jobs = selection.verb, count(number, "job")
     name = "Delete" if verb.name == "purge" else verb.name.capitalize()
     which = jobs if selection.ids else f"{jobs} {selection.words}"
-    return _Question(
+    return Question(
         number,
         title=f"{name} {jobs}",
         text=f"{name} {which}?",
@@ -156,12 +137,12 @@ def _about_jobs(selection: Selection, number: int) -> _Question:
     )
 
 
-def _about_group(group: Group) -> _Question:
+def _about_group(group: Group) -> Question:
     """Return the question whether a group shall be cancelled."""
     live, follower = count(group.live, "live job"), ""
     if group.then_status == "waiting":
         follower = f", and job {group.then_id}, which would follow it"
-    return _Question(
+    return Question(
         group.live,
         title=f"Cancel group {group.name}",
         text=f"Cancel {live} of group {group.name}{follower}?",
@@ -171,37 +152,8 @@ def _about_group(group: Group) -> _Question:
     )
 
 
-@dataclass(frozen=True)
-class _Confirmation:
-    """The page that asks before something is done. It keeps the reason that was given."""
-
-    request: Request
-    access: Access
-    form: Form
-    back: str
-
-    def ask(self, question: _Question, notice: str = "", *, status_code: int = 200) -> Response:
-        """Return the page with a question."""
-        reason = self.form.text("reason")
-        because = ("--reason", reason) if reason else ()
-        return render(
-            self.request,
-            "confirm.html",
-            now=time.time(),
-            status_code=status_code,
-            question=question,
-            ids=question.ids[:MAX_NAMED],
-            more_ids=max(0, len(question.ids) - MAX_NAMED),
-            notice=notice,
-            back=self.back,
-            fields=[*question.fields, ("confirmed", question.number), ("to", self.back)],
-            reason=reason,
-            command=command_line(self.access.console.config, *question.command, *because),
-        )
-
-
 async def _ask_about_rest(
-    page: _Confirmation, selection: Selection, done: Done, confirmed: int
+    page: Confirmation, selection: Selection, done: Done, confirmed: int
 ) -> Response:
     """Return the page that says what is done so far, and asks whether to go on."""
     if done.error is not None:

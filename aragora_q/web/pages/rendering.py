@@ -36,6 +36,7 @@ from aragora_q.formats import (
     shortened,
 )
 from aragora_q.loose import text
+from aragora_q.schedule_views import zoned
 from aragora_q.web.access import actor_of, auth_of, console_of
 from aragora_q.web.roles import Role
 
@@ -190,6 +191,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "time": _time,
         "money": dollars_or_unknown,
+        "zoned": zoned,
         "duration": duration,
         "points": points,
         "p_value": p_value,

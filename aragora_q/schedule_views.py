@@ -1,0 +1,188 @@
+"""Schedules as people and programs see them: what the configuration says, with the state that Redis keeps.
+
+Used by the command line, the API and the console. Times of rows are Unix seconds, those of JSON Unix ms.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal
+from zoneinfo import ZoneInfo
+
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
+
+from aragora_q.contracts import ScheduleState
+from aragora_q.errors import InvalidPayload, ScheduleNotFound
+from aragora_q.views import OverrideJson, paused_json
+
+if TYPE_CHECKING:
+    from aragora_q.config.settings import QueueConfig
+    from aragora_q.config.tables import ScheduleConfig
+    from aragora_q.contracts import Paused, SchedulesRead, WorkQueue
+
+ScheduleCondition = Literal["overdue", "refused", "paused", "not configured here", "active"]
+"""What an operator sees of a schedule first. `refused`: the job of its last time was not taken."""
+
+ORDER = ("overdue", "refused", "paused", "not configured here", "active")
+
+OVERDUE_SECONDS = 120.0
+"""A time that passed this long ago, and is not done with, is overdue: no process enqueues for the schedule."""
+
+
+@dataclass(frozen=True)
+class ScheduleRow:
+    """A schedule. `declared` None: this process' configuration does not have it."""
+
+    name: str
+    condition: ScheduleCondition
+    declared: ScheduleConfig | None
+    next_at: float | None
+    last_at: float | None
+    last_job: str | None
+    missed: int
+    error: str | None
+    paused: Paused | None
+    overdue_seconds: float
+    """0 if it is not overdue."""
+
+
+class ScheduleJson(TypedDict):
+    """A schedule. `cron` null: the configuration of this process does not have it."""
+
+    name: str
+    state: str
+    cron: str | None
+    time_zone: str | None
+    catch_up: str | None
+    next_at: int | None
+    last_at: int | None
+    last_job: str | None
+    missed: int
+    error: str | None
+    paused: OverrideJson | None
+
+
+def schedule_rows(config: QueueConfig, read: SchedulesRead) -> list[ScheduleRow]:
+    """Return all schedules that are configured here or have a state, those with a problem first."""
+    declared = schedules_of(config)
+    names = sorted({*declared, *read.states})
+    rows = [
+        _row(name, declared.get(name), read.states.get(name) or ScheduleState(name), read.now)
+        for name in names
+    ]
+    return sorted(rows, key=lambda row: ORDER.index(row.condition))
+
+
+def require_schedule(config: QueueConfig, read: SchedulesRead, name: str) -> ScheduleRow:
+    """Return a schedule. Raises ScheduleNotFound: it is not configured here, and has no state."""
+    found = next((row for row in schedule_rows(config, read) if row.name == name), None)
+    if found is None:
+        raise ScheduleNotFound(name, schedules_of(config))
+    return found
+
+
+def schedules_of(config: QueueConfig) -> dict[str, ScheduleConfig]:
+    """Return the schedules of a configuration that are those of its queue."""
+    return {
+        name: each for name, each in config.schedules.items() if each.queue in (None, config.queue)
+    }
+
+
+def zoned(at: float, time_zone: str) -> str:
+    """Return a time, in Unix seconds, as clocks in a zone show it: `Mon 2026-11-30 06:00 CET`."""
+    zone = UTC if time_zone == "UTC" else ZoneInfo(time_zone)
+    return f"{datetime.fromtimestamp(at, zone):%a %Y-%m-%d %H:%M %Z}"
+
+
+def _row(
+    name: str, declared: ScheduleConfig | None, state: ScheduleState, now: float
+) -> ScheduleRow:
+    next_at = state.next_at
+    if next_at is None and declared is not None:
+        next_at = declared.times.next_after(round(now * 1000)) / 1000
+    overdue = 0.0
+    if state.next_at is not None and state.paused is None and now - state.next_at > OVERDUE_SECONDS:
+        overdue = now - state.next_at
+    condition: ScheduleCondition = "active"
+    if state.paused is not None:
+        condition = "paused"
+    elif declared is None:
+        condition = "not configured here"
+    elif overdue:
+        condition = "overdue"
+    elif state.error is not None:
+        condition = "refused"
+    return ScheduleRow(
+        name=name,
+        condition=condition,
+        declared=declared,
+        next_at=next_at,
+        last_at=state.last_at,
+        last_job=state.last_job,
+        missed=state.missed,
+        error=state.error,
+        paused=state.paused,
+        overdue_seconds=overdue,
+    )
+
+
+def schedule_json(row: ScheduleRow) -> ScheduleJson:
+    """Return a schedule."""
+    declared = row.declared
+    return {
+        "name": row.name,
+        "state": row.condition,
+        "cron": declared.cron if declared else None,
+        "time_zone": declared.time_zone if declared else None,
+        "catch_up": declared.catch_up if declared else None,
+        "next_at": _ms(row.next_at),
+        "last_at": _ms(row.last_at),
+        "last_job": row.last_job,
+        "missed": row.missed,
+        "error": row.error,
+        "paused": paused_json(row.paused),
+    }
+
+
+async def run_schedule(
+    queue: WorkQueue, name: str, now: float, *, by: str, reason: str
+) -> tuple[str, bool]:
+    """Enqueue the job of a schedule now; return its id, and False if that was done in this second already.
+
+    Raises:
+        ScheduleNotFound: it is not configured here, so its job is not known.
+        InvalidPayload, QueueFull: the job is refused.
+    """
+    if name not in schedules_of(queue.config):
+        raise ScheduleNotFound(name, schedules_of(queue.config))
+    job = queue.config.scheduled_job(name, f"{int(now)}-run")
+    return job.id, await queue.schedules.run(name, job, by=by, reason=reason)
+
+
+async def resume_schedule(
+    queue: WorkQueue, row: ScheduleRow, now: float, *, by: str, reason: str
+) -> bool:
+    """End the pause of a schedule. Returns False if it was not paused."""
+    next_at = None
+    if row.declared is not None:
+        next_at = row.declared.times.next_after(round(now * 1000)) / 1000
+    return await queue.schedules.resume(row.name, next_at=next_at, by=by, reason=reason)
+
+
+async def forget_schedule(queue: WorkQueue, row: ScheduleRow, *, by: str, reason: str) -> bool:
+    """Delete the state of a schedule. Returns False if there was none.
+
+    Raises:
+        InvalidPayload: it is configured here, and would begin again.
+    """
+    if row.declared is not None:
+        raise InvalidPayload(
+            f"schedule {row.name} is configured here: nothing is forgotten",
+            hint="remove it from the configuration of all workers first, or pause it",
+        )
+    return await queue.schedules.forget(row.name, by=by, reason=reason)
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
