@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
-from aragora_q.errors import WebhookNotFound
+from aragora_q.errors import InvalidPayload, WebhookNotFound
 from aragora_q.redis.keys import MAX_OUTBOX, MAX_SENT
 from aragora_q.views import OverrideJson, paused_json
 
@@ -26,9 +26,6 @@ WebhookCondition = Literal["disabled", "failing", "late", "not configured here",
 """What an operator sees of a webhook first. `late`: messages wait for long, although none failed lately."""
 
 ORDER = ("disabled", "failing", "late", "not configured here", "ok")
-
-LATE_SECONDS = 600.0
-"""A message that waits longer is late."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +100,20 @@ async def read_webhook(outbox: Outbox, config: QueueConfig, name: str) -> tuple[
     return _row(config.webhooks.get(name), read.states[name], read.now), read.now
 
 
+async def forget_webhook(outbox: Outbox, row: WebhookRow, *, by: str, reason: str) -> bool:
+    """Delete the state and the messages of a webhook. Returns False if there was none.
+
+    Raises:
+        InvalidPayload: it is configured here.
+    """
+    if row.is_configured:
+        raise InvalidPayload(
+            f"webhook {row.name} is configured here: nothing is forgotten",
+            hint="remove it from the configuration of all workers first, or disable it",
+        )
+    return await outbox.forget(row.name, by=by, reason=reason)
+
+
 async def failed_deliveries(outbox: Outbox, name: str) -> list[str]:
     """Return the ids of all messages of a webhook that were given up, newest first."""
     found = await outbox.deliveries([name], MAX_OUTBOX + MAX_SENT)
@@ -117,7 +128,7 @@ def _row(declared: WebhookConfig | None, state: WebhookState, now: float) -> Web
         condition = "not configured here"
     elif state.failures:
         condition = "failing"
-    elif state.oldest_at is not None and now - state.oldest_at > LATE_SECONDS:
+    elif state.is_late(now):
         condition = "late"
     return WebhookRow(
         name=state.name,

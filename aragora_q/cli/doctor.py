@@ -14,8 +14,7 @@ from aragora_q.cli.options import AsJson, LoadConfig, Yes, with_config
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
     from aragora_q.doctor.agents import Checkup
-    from aragora_q.doctor.checks import Finding
-    from aragora_q.doctor.report import IntegrityReport
+    from aragora_q.doctor.report import Finding, IntegrityReport
 
 STYLES = {"error": "31", "warning": "33", "note": "2"}
 INDENT = 8

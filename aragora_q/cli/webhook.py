@@ -1,4 +1,4 @@
-"""`aragora-q webhook`: list, test, enable and disable webhooks; list their messages, and send them again."""
+"""`aragora-q webhook`: list, test, enable, disable and forget webhooks; list messages, and send them again."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ webhook = typer.Typer(no_args_is_help=True, add_completion=False, **SETTINGS)
 
 @webhook.callback()
 def _webhook() -> None:
-    """List, test, enable and disable webhooks; list their messages, and send them again.
+    """List, test, enable, disable and forget webhooks; list their messages, and send them again.
 
     A webhook is a target in the configuration. Jobs and groups name it in `notify`, and workers report their
     ends to it, at least once each, for up to 24 hours.
@@ -127,6 +127,7 @@ def _notes(row: WebhookRow, now: float) -> Iterator[str]:
         yield f"{row.name}: no worker that runs has it in its configuration, or none runs"
     if not row.is_configured:
         yield f"{row.name}: not in the configuration here; workers that have it send its messages"
+        yield f"{row.name}: if no worker has it any more: aragora-q webhook forget {row.name}"
 
 
 def _totals_rows(totals: DeliveryTotals) -> Iterator[str]:
@@ -308,7 +309,10 @@ async def redeliver(
     """
     wanted = await _wanted(queue, ids or [], of, failed=failed)
     if failed and not dry_run and not yes and wanted:
-        _confirm(f"Send {output.count(len(wanted), 'message')} to {of} again?")
+        _confirm(
+            f"Send {output.count(len(wanted), 'message')} to {of} again?",
+            "this would send many messages: add --yes to confirm, or --dry-run to count them",
+        )
     if dry_run:
         # JSON: `dry_run` (true), `messages` (number).
         if as_json:
@@ -345,11 +349,9 @@ async def _wanted(
     return [each.id for each in listed if each.result == "waiting"]
 
 
-def _confirm(question: str) -> None:
+def _confirm(question: str, hint: str) -> None:
     if not sys.stdin.isatty():
-        raise typer.BadParameter(
-            "this would send many messages: add --yes to confirm, or --dry-run to count them"
-        )
+        raise typer.BadParameter(hint)
     typer.confirm(question, abort=True, err=True)
 
 
@@ -409,3 +411,39 @@ async def disable(
     elif not quiet:
         waiting = f"; {output.count(row.waiting, 'message')} waiting" if row.waiting else ""
         output.line(f"{name} {'is disabled' if changed else 'was already disabled'}{waiting}")
+
+
+@webhook.command(
+    epilog="\b\nExamples:\n  aragora-q webhook forget ops\n\n\b\n"
+    "Exit codes:\n  0 forgotten   1 not confirmed   2 usage, or --yes is required\n"
+    f"  3 no such webhook   65 the configuration here has it\n  {CODES}",
+)
+@with_queue
+async def forget(
+    queue: RedisStreamsQueue,
+    *,
+    name: Name,
+    reason: Reason = "",
+    yes: Yes = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Delete what the queue keeps of a removed webhook.
+
+    Use it when no configuration has it any more. Messages that wait are deleted, too: then the command asks for
+    confirmation, or requires --yes where stdin is not a terminal.
+    """
+    from aragora_q.webhook_views import forget_webhook, read_webhook
+
+    row, _ = await read_webhook(queue.outbox, queue.config, name)
+    if row.waiting and not row.is_configured and not yes:
+        wait = output.count(row.waiting, "message")
+        _confirm(
+            f"Delete {wait} that {'waits' if row.waiting == 1 else 'wait'} for {name}?",
+            f"this would delete {wait} waiting for {name}: add --yes to confirm",
+        )
+    changed = await forget_webhook(queue.outbox, row, by=options.operator(), reason=reason)
+    if as_json:
+        output.json_line({"name": name, "forgotten": changed})
+    elif not quiet:
+        output.line(f"{name} {'is forgotten' if changed else 'was not known'}")

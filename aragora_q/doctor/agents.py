@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from aragora_q.config.settings import QueueConfig
-from aragora_q.doctor.checks import Finding
+from aragora_q.doctor.report import Finding
 from aragora_q.errors import AragoraQError, PermanentError
 from aragora_q.executors.debate import replies
 from aragora_q.executors.debate.agents import AgentRegistry

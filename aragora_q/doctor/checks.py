@@ -9,14 +9,22 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from aragora_q.config.settings import QueueConfig
 from aragora_q.config.sources import ENVIRONMENT_NAMES, SECRET_FILES, SECRETS, read_sources
 from aragora_q.doctor.gates import MAX_CALLS, differences
-from aragora_q.doctor.report import EXAMPLES, MAX_EXAMPLES, PROBLEMS, IntegrityReport
+from aragora_q.doctor.report import (
+    EXAMPLES,
+    MAX_EXAMPLES,
+    PROBLEMS,
+    Finding,
+    IntegrityReport,
+    Severity,
+)
+from aragora_q.doctor.schedules import of_schedules
+from aragora_q.doctor.webhooks import of_webhooks
 from aragora_q.errors import (
     AccessDenied,
     AragoraQError,
@@ -32,8 +40,6 @@ from aragora_q.redis.server import ServerInfo, check_server
 from aragora_q.status import stalled_workers
 from aragora_q.streams.queue import RedisStreamsQueue
 
-Severity = Literal["error", "warning", "note"]
-
 UNIT_DIRECTORIES = (
     Path("/usr/lib/systemd/system"),
     Path("/lib/systemd/system"),
@@ -44,19 +50,6 @@ PURGE_HOURS = 48
 
 ENDS = ("server", "keys")
 """Checks whose findings end all further checks: of a server that is refused, of keys of another type."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A result of a check.
-
-    `severity` is error if jobs are lost or do not run, warning if that may happen, otherwise note.
-    """
-
-    severity: Severity
-    check: str
-    detail: str
-    remedy: str = ""
 
 
 async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
@@ -89,7 +82,12 @@ async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
     async for finding in _of_rights(queue):
         yield finding
     stats = await queue.get_queue_stats()
-    for finding in (*_of_fleet(stats), *await _of_gates(queue, stats)):
+    for finding in (
+        *_of_fleet(stats),
+        *await _of_gates(queue, stats),
+        *of_schedules(queue.config, await queue.schedules.read()),
+        *await of_webhooks(queue.config, await queue.outbox.read()),
+    ):
         yield finding
 
 

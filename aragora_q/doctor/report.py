@@ -1,9 +1,25 @@
-"""The kinds of problems that a check of a queue's keys can find, and the report of such a check."""
+"""What checks return: findings, the kinds of problems of a queue's keys, and the report of a check of them."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Literal
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A result of a check.
+
+    `severity` is error if jobs are lost or do not run, warning if that may happen, otherwise note.
+    """
+
+    severity: Severity
+    check: str
+    detail: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True)

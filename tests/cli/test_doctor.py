@@ -1,6 +1,7 @@
 """`aragora-q doctor`: each problem is reported with detail and remedy; a repair loses nothing."""
 
 import asyncio
+import base64
 import json
 from contextlib import suppress
 
@@ -11,7 +12,7 @@ from support.queue_harness import PREFIX, QueueHarness
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
 from aragora_q.context import Call, Settlement
-from aragora_q.contracts import ClaimRequest, Completed, Granted, Settled
+from aragora_q.contracts import ClaimRequest, Completed, Granted, Plan, ScheduleState, Settled
 from aragora_q.doctor import checks, groups, integrity
 from aragora_q.doctor.report import PROBLEMS
 from aragora_q.errors import AccessDenied
@@ -760,6 +761,129 @@ class TestGroups:
 
         on_queue(check)
         assert names == {"check_lane", "check_job"}
+
+
+def _settings(tmp_path, text):
+    path = tmp_path / "aragora-q.toml"
+    path.write_text(text)
+    return "--config", path
+
+
+class TestSchedules:
+    """Of this host's configuration, and those that only Redis knows."""
+
+    TABLE = '[schedules.{}]\ncron = "0 6 * * *"\njob = {{payload = {{n = 1}}}}\n'
+
+    def test_one_that_no_process_has_run(self, run_cli, on_queue, tmp_path):
+        """A warning until a process with this configuration has planned it; not so for other queues."""
+        other = self.TABLE.format("elsewhere").replace("job =", 'queue = "other"\njob =')
+        settings = _settings(tmp_path, self.TABLE.format("daily") + other)
+        [found] = _found(run_cli("doctor", "--json", *settings), "schedules")
+        assert found["severity"] == "warning"
+        assert found["detail"].startswith("no process has run schedule daily yet")
+        on_queue(
+            lambda harness: harness.queue.schedules.plan([Plan(ScheduleState("daily"), 9 * 10**12)])
+        )
+        assert _found(run_cli("doctor", "--json", *settings), "schedules") == []
+
+    def test_overdue_refused_paused_and_removed(self, run_cli, redis_client, tmp_path):
+        """Each with a remedy; one that this host lacks is a note, because another may have it."""
+        later, paused = (
+            9 * 10**12,
+            json.dumps({"at": 1_000, "by": "ann@host", "reason": "holidays"}),
+        )
+        redis_client.hset(
+            f"{PREFIX}schedules",
+            mapping={
+                "next:late": 1_000, "next:wrong": later, "error:wrong": "group g is sealed",
+                "next:rests": 1_000, "paused:rests": paused, "next:removed": later,
+            },
+        )  # fmt: skip
+        names = ("late", "wrong", "rests")
+        settings = _settings(tmp_path, "".join(map(self.TABLE.format, names)))
+        found = _found(run_cli("doctor", "--json", *settings), "schedules")
+        late, removed, rests, wrong = found
+        assert [each["severity"] for each in found] == ["warning", "note", "note", "warning"]
+        assert late["detail"].startswith("schedule late was due ")
+        assert "aragora-q schedule forget late" in late["remedy"]
+        assert removed["detail"] == "schedule removed is not in this configuration"
+        assert rests["detail"].endswith("ago by ann@host: holidays")
+        assert wrong["detail"] == "the last job of schedule wrong was refused: group g is sealed"
+
+
+class TestWebhooks:
+    """What this host needs to deliver, and the messages that wait. No message is sent."""
+
+    SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
+
+    def check(self, run_cli, tmp_path, **settings):
+        """The findings about a webhook whose target is a public address, with other settings."""
+        secret = tmp_path / "secret"
+        if not secret.exists():
+            secret.write_text(self.SECRET)
+        settings = {"url": "https://8.8.8.8/", "secret_file": str(secret), **settings}
+        lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in settings.items())
+        path = _settings(tmp_path, f"[webhooks.acme]\n{lines}\n")
+        return _found(run_cli("doctor", "--json", *path), "webhooks")
+
+    def test_what_is_right(self, run_cli, tmp_path):
+        """Nothing is found; a private address that is allowed is right, too."""
+        assert self.check(run_cli, tmp_path) == []
+        allowed = {"url": "https://10.1.2.3/", "allow_networks": ["10.0.0.0/8"]}
+        assert self.check(run_cli, tmp_path, **allowed) == []
+
+    @pytest.mark.parametrize(
+        ("settings", "detail"),
+        [
+            ({"secret_file": "/nonexistent/secret"}, "cannot read /nonexistent/secret"),
+            ({"ca_file": "/nonexistent/ca"}, "cannot use ca_file /nonexistent/ca"),
+            ({"url": "https://10.1.2.3/"}, "10.1.2.3, which is neither public nor in allow_networks"),
+            ({"url": "https://name.invalid/"}, "the look-up of the name 'name.invalid' failed"),
+        ],
+    )  # fmt: skip
+    def test_what_this_host_lacks(self, run_cli, tmp_path, settings, detail):
+        """One warning each, with the name of the webhook and a remedy."""
+        [found] = self.check(run_cli, tmp_path, **settings)
+        assert (found["severity"], bool(found["remedy"])) == ("warning", True)
+        assert found["detail"].startswith("webhook acme: ")
+        assert detail in found["detail"]
+
+    def test_a_malformed_secret_is_not_shown(self, run_cli, tmp_path):
+        """The finding says what is wrong, without the secret."""
+        (tmp_path / "secret").write_text("hush-hush")
+        [found] = self.check(run_cli, tmp_path)
+        assert "must begin with whsec_" in found["detail"]
+        assert "hush" not in json.dumps(found)
+
+    def test_a_credential_of_a_service_is_not_looked_for(self, run_cli, tmp_path, monkeypatch):
+        """A shell has no credentials: only where systemd gives some, the file must be there."""
+        assert self.check(run_cli, tmp_path, secret_file="acme-secret") == []
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+        [found] = self.check(run_cli, tmp_path, secret_file="acme-secret")
+        assert "acme-secret" in found["detail"]
+
+    def test_messages_that_wait(self, run_cli, on_queue, redis_client, monkeypatch):
+        """Of a webhook that this host lacks: a note; a warning once they are late, or it is disabled."""
+        on_queue(_messages)
+
+        def findings():
+            return _found(run_cli("doctor", "--json"), "webhooks")
+
+        [waits] = findings()
+        assert waits["severity"] == "note"
+        assert waits["detail"].startswith("1 message waiting for webhook ops, which is not in")
+        redis_client.hset(
+            _message(redis_client), "queued_at", redis_client.time()[0] * 1000 - 1_200_000
+        )
+        [late] = findings()
+        assert late["severity"] == "warning"
+        assert "has waited 20 min; 1 message waiting: no worker tries" in late["detail"]
+        monkeypatch.setattr("aragora_q.doctor.webhooks.MAX_OUTBOX", 1)
+        assert "from 1 on, new ones are dropped" in findings()[1]["detail"]
+        on_queue(lambda harness: harness.queue.outbox.disable("ops", by="ann@host", reason="moved"))
+        assert findings()[0]["detail"] == (
+            "webhook ops is disabled by ann@host: moved; 1 message waiting"
+        )
 
 
 def test_an_unknown_cursor_is_a_usage_error(run_cli):

@@ -219,6 +219,35 @@ def test_disable_and_enable(run_cli, cancelled):
     }
 
 
+def test_forget(run_cli, cancelled, configured):
+    """A configured webhook stays; of a removed one, state and messages are deleted after a yes."""
+    cancelled("a")
+    refused = run_cli("webhook", "forget", "ops", "--yes")
+    assert (refused.code, "ops is configured here: nothing is forgotten" in refused.err) == (
+        65,
+        True,
+    )
+    configured.write_text("")
+    assert (
+        "if no worker has it any more: aragora-q webhook forget ops"
+        in run_cli("webhook", "list").out
+    )
+    asked = run_cli("webhook", "forget", "ops")
+    assert (asked.code, "delete 1 message waiting for ops: add --yes" in asked.err) == (2, True)
+    assert (
+        run_cli("webhook", "forget", "ops", "--yes", "--reason", "moved").out
+        == "ops is forgotten\n"
+    )
+    assert run_cli("webhook", "list", "-q").out == ""
+    assert run_cli("webhook", "forget", "ops").code == 3
+    change = run_cli("changes", "--jsonl").objects[0]  # the newest
+    assert (change["verb"], change["subject"], change["reason"]) == (
+        "forget",
+        "webhook:ops",
+        "moved",
+    )
+
+
 def test_a_target_that_wants_no_more_messages(run_cli, cancelled, settle):
     """It is shown who disabled the webhook, and why."""
     cancelled("a")

@@ -293,6 +293,11 @@ RUNBOOKS = {
         aragora-q wait dead --quiet || test $? = 1""",
         "aragora-q stats --json | grep '\"requeued\": *1'",
     ),
+    "deliveries-late": (
+        "redis-cli HSET aragora:queue:debates:webhooks failures:ops 3",
+        "aragora-q webhook forget ops",
+    ),
+    "deliveries-lost": ("redis-cli HINCRBY aragora:queue:debates:counters deliveries_failed 1", ""),
     "eviction": (
         "redis-cli CONFIG SET maxmemory-policy allkeys-lru; redis-cli CONFIG REWRITE",
         "systemctl restart redis-server; redis-cli CONFIG GET maxmemory-policy | grep noeviction",
@@ -331,8 +336,24 @@ RUNBOOKS = {
         f"aragora-q status safe; {BOTH_UP}",
     ),
     "redis-memory-high": ("", ""),
+    "schedule-missed": (
+        "redis-cli HSET aragora:queue:debates:schedules missed:nightly 3",
+        "aragora-q schedule forget nightly",
+    ),
+    "schedule-overdue": (
+        "redis-cli HSET aragora:queue:debates:schedules next:nightly 1000",
+        "aragora-q schedule list | grep 'not configured here'; aragora-q schedule forget nightly",
+    ),
+    "schedule-refused": (
+        "redis-cli HSET aragora:queue:debates:schedules error:nightly 'group g is sealed'",
+        f"aragora-q schedule list | grep sealed; aragora-q schedule forget nightly; {BOTH_UP}",
+    ),
     "spend-uncertain": ("", ""),
     "unpriced-calls": ("", ""),
+    "webhook-disabled": (
+        "redis-cli HSET aragora:queue:debates:webhooks since:ops 1; aragora-q webhook disable ops",
+        "aragora-q webhook enable ops; aragora-q webhook forget ops",
+    ),
     "worker-stuck": (
         "systemctl kill --signal STOP aragora-q-worker@1",
         "systemctl is-active aragora-q-worker@1; aragora-q healthcheck 127.0.0.1:9711",

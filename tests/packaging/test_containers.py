@@ -57,7 +57,7 @@ def test_image_has_few_rights(image):
 def test_image_has_time_zones_and_authorities(image, tmp_path):
     """A schedule in a zone other than UTC is accepted; there are CAs for the certificates of webhooks."""
     (tmp_path / "aragora-q.toml").write_text(
-        '[schedules.daily]\ncron = "0 6 * * *"\ntime_zone = "Europe/Berlin"\njob = {question = "What?"}\n'
+        '[schedules.daily]\ncron = "0 6 * * *"\ntime_zone = "Europe/Berlin"\njob = {payload = {n = 1}}\n'
     )
     tmp_path.chmod(0o755)
     alone = ("docker", "run", "--rm", "--network", "none")

@@ -12,8 +12,10 @@ import urllib.request
 import pytest
 import yaml
 from support import paid_jobs
+from support.certificates import Certificates
 from support.monitored_stack import DASHBOARD, RULES, monitored_stack
 from support.paths import ROOT
+from support.servers import Unavailable
 from support.wait import wait_until_sync
 
 ALERTS = [
@@ -64,14 +66,48 @@ def ask(url):
 
 
 @pytest.fixture(scope="module")
-def whole():
-    """Prometheus, a worker and an exporter; a few jobs have run."""
+def receiver(tmp_path_factory):
+    """The target of a webhook."""
+    receivers = pytest.importorskip("support.receivers", reason="requirements/dev.txt is not there")
+    try:
+        certificates = Certificates(tmp_path_factory.mktemp("certificates"))
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    with receivers.receiving(certificates) as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def whole(receiver, tmp_path_factory):
+    """Prometheus, a worker and an exporter; there is a schedule, a few jobs have run, and one is reported."""
     if shutil.which("redis-server") is None:
         pytest.skip("no redis-server: apt-get install redis-server")
-    with monitored_stack("--executor", "support.paid_jobs:executor") as running:
+    secret = tmp_path_factory.mktemp("secrets") / "ops"
+    secret.write_text(receiver.secret)
+    settings = f"""
+        [webhooks.ops]
+        url = "{receiver.url}"
+        secret_file = "{secret}"
+        ca_file = "{receiver.certificates["ca.crt"]}"
+        allow_networks = ["127.0.0.0/8"]
+        [schedules.daily]
+        cron = "0 6 * * *"
+        job = {{payload = {{n = 1}}}}
+    """
+    with monitored_stack("--executor", "support.paid_jobs:executor", settings=settings) as running:
         running.call("reap", "--quiet")
         running.call("purge", "--quiet")
         asyncio.run(paid_jobs.run(running))
+        running.call(
+            "enqueue",
+            "What?",
+            "--agents",
+            "demo:bold,demo:careful",
+            "--notify",
+            "ops",
+            "--wait",
+            "--quiet",
+        )
         yield running
 
 

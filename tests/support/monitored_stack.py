@@ -90,16 +90,21 @@ class Prometheus:
 
 
 class MonitoredStack:
-    """All processes. In Prometheus, the instances of the workers are `worker-1`, `worker-2` and so on."""
+    """All processes. In Prometheus, the instances of the workers are `worker-1`, `worker-2` and so on.
 
-    def __init__(self, worker_options: tuple[str, ...], workers: int, lease_ms: int) -> None:
+    `settings` is the file of settings that workers and commands read; the exporter has none.
+    """
+
+    def __init__(
+        self, worker_options: tuple[str, ...], workers: int, lease_ms: int, settings: str
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="aragora-q-monitored-"))
         self._testbed = Testbed(find_server())
         self._testbed.client.config_set("maxmemory", MEMORY_LIMIT)
         self._processes: list[subprocess.Popen[bytes]] = []
-        settings = ("REDIS_", "ARAGORA_")
+        own = ("REDIS_", "ARAGORA_")
         self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(settings)},
+            **{name: value for name, value in os.environ.items() if not name.startswith(own)},
             "REDIS_URL": self._testbed.url,
             "ARAGORA_QUEUE_CLAIM_IDLE_MS": str(lease_ms),
             "HOME": str(self.directory),
@@ -110,7 +115,8 @@ class MonitoredStack:
         self.exporter_url = f"http://127.0.0.1:{exporter}"
         self.worker_urls = [f"http://127.0.0.1:{port}" for port in ports]
         self.prometheus = Prometheus(f"http://127.0.0.1:{prometheus}")
-        self._spawn(*self._cli("exporter", "--listen", f"127.0.0.1:{exporter}"))
+        self._spawn(*self._cli("exporter", "--listen", f"127.0.0.1:{exporter}"), cwd="/")
+        (self.directory / "aragora-q.toml").write_text(settings)
         self.workers = [
             self._spawn(*self._cli("worker", *worker_options, "--metrics-port", port))
             for port in ports
@@ -120,10 +126,10 @@ class MonitoredStack:
     def _cli(self, *arguments: object) -> list[str]:
         return [sys.executable, "-m", "aragora_q", *map(str, arguments)]
 
-    def _spawn(self, *command: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, *command: str, cwd: str | None = None) -> subprocess.Popen[bytes]:
         with (self.directory / "log").open("ab") as log:
             process = subprocess.Popen(
-                command, env=self._environment, cwd=self.directory, stdout=log, stderr=log
+                command, env=self._environment, cwd=cwd or self.directory, stdout=log, stderr=log
             )
         self._processes.append(process)
         return process
@@ -169,10 +175,10 @@ class MonitoredStack:
 
 @contextmanager
 def monitored_stack(
-    *worker_options: str, workers: int = 1, lease_ms: int = 60_000
+    *worker_options: str, workers: int = 1, lease_ms: int = 60_000, settings: str = ""
 ) -> Iterator[MonitoredStack]:
     """Start the stack and wait for the first scrapes. Raises TimeoutError if they do not succeed."""
-    stack = MonitoredStack(worker_options, workers, lease_ms)
+    stack = MonitoredStack(worker_options, workers, lease_ms, settings)
     try:
         deadline = time.monotonic() + START_SECONDS
         while not stack.is_scraped():
