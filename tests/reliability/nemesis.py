@@ -759,7 +759,10 @@ class Nemesis:
             message = request.verified(self.receiver.secret)
             data = message["data"]
             self.history.add(
-                "message", id=request.id, type=message["type"], subject=data.get("id") or data["name"]
+                "message",
+                id=request.id,
+                type=message["type"],
+                subject=data.get("id") or data["name"],
             )
         self.history.add("problems", found=invariants.problems(redis_client, PREFIX))
         if self.deployment.has_money:
