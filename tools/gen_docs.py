@@ -39,9 +39,11 @@ SECTIONS = {
     "concurrency": "Workers",
     "metrics_host": "Metrics and logs",
     "web_listen": "The console",
+    "receipt_key": "Receipts and notifications",
     "default_agents": "Debates",
     "agents": "Agents",
     "budgets": "Budgets and providers",
+    "schedules": "Schedules and webhooks",
 }
 """Headings by the setting that each precedes."""
 
@@ -107,6 +109,29 @@ EXAMPLES = {
 # tokens_per_minute = 200_000
 # adaptive = true
 """,
+    "schedules": """\
+# [schedules.weekly-risks]
+# cron = "0 6 * * MON"        # minute, hour, day of month, month, day of week
+# time_zone = "Europe/Berlin"
+# catch_up = "last"           # after an outage, enqueue the newest time that was missed; or none
+# queue = "debates"           # default: every queue whose workers read this
+#
+# [schedules.weekly-risks.job]  # the fields of a line for enqueue
+# question = "What are our biggest risks this week?"
+# agents = ["claude", "gpt", "claude"]
+# max_cost_usd = 2.0
+# # notify = ["ops"]          # names of [webhooks]
+""",
+    "webhooks": """\
+# [webhooks.ops]
+# url = "https://hooks.example.com/aragora"
+# secret_file = "/etc/aragora-q/ops.secret"  # whsec_ and base64; or the name of a systemd credential
+# events = ["failed", "cancelled"]           # of jobs; default: completed, too
+# include_result = false                     # true: also payload and result
+# allow_networks = ["10.20.0.0/16"]          # only for a target that is not public
+# ca_file = "/etc/ssl/internal-ca.pem"       # default: the system's CAs
+# timeout_seconds = 15
+""",
 }
 """Entries of the settings that are tables."""
 
@@ -120,6 +145,10 @@ ABOUT = {
     "counts; `aragora-q budget set` replaces them. See [Money](../money.md).",
     "providers": "`[providers.NAME]` limits the calls of all workers to each account of a provider; NAME may "
     "be an account, too, as `aragora-q providers list` shows it.",
+    "schedules": "`[schedules.NAME]` enqueues a job at the times of a cron expression, once per time from any "
+    "number of hosts. See [Schedules](../schedules.md).",
+    "webhooks": "`[webhooks.NAME]` is a target that jobs and groups name in `notify`, and to which their ends "
+    "are reported. See [Webhooks](../webhooks.md).",
 }
 
 

@@ -1,11 +1,11 @@
 """The command line: the list of commands, and how errors and signals become exit codes.
 
 A command is a module of this package. It defines a function of its name, or a Typer app for
-`budget`, `config`, `group`, `models` and `providers` (with an underscore appended if the name is a Python
-builtin), and EPILOG, the examples and exit codes at the end of its help. The module is imported when the
-command is called; `--help` reads only COMMANDS. Commands never import each other; they share `options`,
-`output`, `debates`, `filters`, `group_rows`, `selection`, `sweeping`, `bulk`, `quotes` and `waiting`. Called by
-`__main__`.
+`budget`, `config`, `group`, `models`, `providers`, `schedule` and `webhook` (with an underscore appended if
+the name is a Python builtin), and EPILOG, the examples and exit codes at the end of its help. The module is
+imported when the command is called; `--help` reads only COMMANDS. Commands never import each other; they
+share `options`, `output`, `debates`, `filters`, `group_rows`, `selection`, `sweeping`, `bulk`, `quotes` and
+`waiting`. Called by `__main__`.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ COMMANDS = {
     "resume": "Start jobs of a paused queue again.",
     "budget": "List, show, set and reset budgets.",
     "providers": "List, pause and resume providers of models.",
+    "schedule": "List, run, pause and resume schedules.",
+    "webhook": "List, test and redeliver messages of webhooks.",
     "changes": "Show what operators did, and why.",
     "stats": "Show backlog, workers and throughput.",
     "spend": "Show what paid calls cost, by day, agent, model, tenant.",

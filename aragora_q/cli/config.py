@@ -85,6 +85,7 @@ def check(
         output.line(f"  {name:<28}{sources.settings[name].origin}")
     if settings.default_agents and settings.executor == "debate":
         options.check_default_agents(settings, lambda name: sources.settings[name].origin)
+    _check_schedules(settings, sources)
     if settings_only:
         return
     try:
@@ -105,6 +106,29 @@ def check(
                 f"no price is known for {', '.join(unpriced)}: a budget that applies to their calls refuses "
                 "them; add them to [prices]"
             )
+
+
+def _check_schedules(settings: QueueConfig, sources: SettingsSources) -> None:
+    """Check the job of each schedule as `enqueue` does. Raises ConfigError, which has all faults."""
+    from aragora_q import codec
+    from aragora_q.errors import ConfigError, InvalidPayload
+    from aragora_q.intake.checks import check_budget, check_seats
+
+    faults = []
+    for name in settings.schedules:
+        job = settings.scheduled_job(name, "1")
+        where = f"schedules.{name}.job ({_origin(f'schedules.{name}', sources)})"
+        try:
+            if warning := check_seats(job.payload, settings):
+                output.info(f"{where}: {warning}")
+            check_budget(job, settings)
+        except InvalidPayload as error:
+            faults.append(f"{where}: {'; '.join(filter(None, (str(error), error.hint)))}")
+        if (size := len(codec.encode(job.payload))) > settings.max_payload_bytes:
+            limit = f"max_payload_bytes is {settings.max_payload_bytes:,}"
+            faults.append(f"{where}: payload has {size:,} bytes, {limit}")
+    if faults:
+        raise ConfigError("\n".join(faults))
 
 
 def _load(file: Path | None) -> tuple[QueueConfig, SettingsSources]:
@@ -137,8 +161,11 @@ def _as_toml(
         is_comment = value is None or value == HIDDEN
         if name == "redis_url" and value != settings.redis_url:
             yield "# redis_url: user and password are omitted"
+        if name.startswith("webhooks.") and value["url"].endswith("…"):
+            yield f"# {name}: path and query of url are omitted"
         text = "# " if is_comment else ""
-        text += f"{_toml_key(name)} = {'' if value is None else toml_value(value)}".rstrip()
+        key = ".".join(map(_toml_name, name.split(".", 1)))  # of a table: TABLE.NAME
+        text += f"{key} = {'' if value is None else toml_value(value)}".rstrip()
         origin = f"# {_origin(name, sources)}"
         if not with_origin:
             yield text
@@ -173,7 +200,10 @@ def _entries(settings: QueueConfig) -> Iterator[_Entry]:
         yield _Entry(name, value, field.get_default(call_default_factory=True))
     for table in TABLES:
         for name, entry in getattr(settings, table).items():
-            yield _Entry(f"{table}.{name}", entry.model_dump(exclude_unset=True), None)
+            values = entry.model_dump(exclude_unset=True)
+            if table == "webhooks":
+                values["url"] = entry.shown_url
+            yield _Entry(f"{table}.{name}", values, None)
 
 
 def _origin(name: str, sources: SettingsSources) -> str:
@@ -181,19 +211,24 @@ def _origin(name: str, sources: SettingsSources) -> str:
     return setting.origin if setting else DEFAULT
 
 
-def _toml_key(name: str) -> str:
-    """Return the TOML of a setting's name, or of `TABLE.NAME`."""
-    table, dot, entry = name.partition(".")
-    is_bare = re.fullmatch(r"[A-Za-z0-9_-]*", entry)
-    return name if is_bare else f"{table}{dot}{json.dumps(entry, ensure_ascii=False)}"
+def _toml_name(name: str) -> str:
+    """Return the TOML of one name."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml_text(name)
+
+
+def _toml_text(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def toml_value(value: Any) -> str:
     """Return the TOML of a setting's value."""
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{name} = {toml_value(item)}' for name, item in value.items())} }}"
-    if isinstance(value, tuple):
+        pairs = (f"{_toml_name(name)} = {toml_value(item)}" for name, item in value.items())
+        return f"{{ {', '.join(pairs)} }}"
+    if isinstance(value, tuple | list):
         return f"[{', '.join(map(toml_value, value))}]"
-    if isinstance(value, str | bool):
-        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return _toml_text(value)
+    if isinstance(value, bool):
+        return json.dumps(value)
     return f"{value:_}" if isinstance(value, int) else str(value)

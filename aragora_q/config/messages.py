@@ -12,8 +12,10 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from aragora_q.config.sources import (
+    SECRETS,
     SettingsSources,
     argument_origin,
     read_sources,
@@ -21,8 +23,13 @@ from aragora_q.config.sources import (
 )
 from aragora_q.errors import ConfigError, validation_rule
 
-_MAY_BE_SECRET = re.compile(r"^redis_|^exec_|url$|_key$|key_env$|^secret_file$")
+_MAY_BE_SECRET = re.compile(r"^redis_|^exec_|(^|_)url$|_key$|key_env$|^secret")
 """Settings whose values may hold a password or a key, also by mistake."""
+
+
+def faults_at(faults: Mapping[tuple[str, ...], str]) -> PydanticCustomError:
+    """Return an error for a validator that sees all settings: rules by the locations that break them."""
+    return PydanticCustomError("faults_at", "invalid", {"faults": faults})
 
 
 def explain(
@@ -30,13 +37,15 @@ def explain(
 ) -> ConfigError:
     """Return an error with one line per fault: setting, value unless it may be secret, rule, origin."""
     explainer = _Explainer(arguments, fields, read_sources(fields))
-    faults = error.errors(include_url=False, include_input=False, include_context=False)
-    return ConfigError(
-        "\n".join(
-            explainer.line([str(part) for part in fault["loc"]], fault["type"], fault["msg"])
-            for fault in faults
-        )
-    )
+    lines = []
+    for fault in error.errors(include_url=False, include_input=False):
+        if fault["type"] == "faults_at":
+            found = fault["ctx"]["faults"].items()
+            lines += [explainer.line(location, "value_error", rule) for location, rule in found]
+        else:
+            location = [str(part) for part in fault["loc"]]
+            lines.append(explainer.line(location, fault["type"], fault["msg"]))
+    return ConfigError("\n".join(lines))
 
 
 @dataclass(frozen=True)
@@ -87,8 +96,10 @@ class _Explainer:
             value, origin = resolved.value, resolved.origin
         else:  # a rule of a whole table, whose entries may come from several sources
             return f"{name}: {rule}"
-        is_shown = isinstance(value, str | int | float) and not _MAY_BE_SECRET.search(location[-1])
-        text = f" = {_shown(value)}" if is_shown else ""
+        is_secret = location[-1] in SECRETS or _MAY_BE_SECRET.search(location[-1])
+        is_shown = isinstance(value, str | int | float) and not is_secret
+        shown = _shown(value) if is_shown else ""
+        text = f" = {shown}" if shown and f"{shown} " not in rule else ""
         return f"{'.'.join(location)}{text} ({origin}): {rule}"
 
 

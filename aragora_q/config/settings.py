@@ -22,10 +22,10 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from aragora_q.base import GATES, QUEUE_NAME_PATTERN, Job
-from aragora_q.config.messages import explain
+from aragora_q.base import Job
+from aragora_q.config.messages import explain, faults_at
 from aragora_q.config.redis_url import DEFAULT_REDIS_URL, RedisUrl, parse_address
-from aragora_q.config.sources import LayeredSource
+from aragora_q.config.sources import LayeredSource, suggestion_for
 from aragora_q.config.tables import (
     SCHEDULE_TAG,
     AgentConfig,
@@ -37,12 +37,13 @@ from aragora_q.config.tables import (
     check_agents,
     check_name,
     check_provider,
+    check_queue,
     from_text,
     plain,
 )
 from aragora_q.errors import InvalidPayload
 from aragora_q.job import AGENTS_RANGE, check_job
-from aragora_q.job_fields import create_job, default_fields
+from aragora_q.job_fields import AGENTS_HINT, create_job, default_fields
 from aragora_q.labels import check_notify
 from aragora_q.retry import RetryPolicy
 
@@ -241,7 +242,7 @@ class QueueConfig(BaseSettings):
     )
     webhooks: dict[Annotated[str, AfterValidator(check_name)], WebhookConfig] = Field(
         default_factory=dict,
-        description="Targets that are told of ends of jobs and groups, by name.",
+        description="Targets to which ends of jobs and groups are reported, by name.",
     )
 
     def __init__(self, **values: Any) -> None:
@@ -334,18 +335,7 @@ class QueueConfig(BaseSettings):
     @field_validator("queue")
     @classmethod
     def _is_queue_name(cls, value: str) -> str:
-        if not QUEUE_NAME_PATTERN.fullmatch(value):
-            raise ValueError(
-                "must be 1 to 64 of a-z, 0-9, '.', '_' or '-', and begin with a letter or digit"
-            )
-        return value
-
-    @field_validator("queue")
-    @classmethod
-    def _is_not_reserved(cls, value: str) -> str:
-        if value == GATES:
-            raise ValueError(f"must not be {GATES}: keys of budgets and providers have this name")
-        return value
+        return check_queue(value)
 
     @field_validator("budgets", "providers", "schedules", "webhooks")
     @classmethod
@@ -362,27 +352,34 @@ class QueueConfig(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _default_notify_is_known(self) -> QueueConfig:
-        self._check_notify("default_notify", self.default_notify)
-        return self
-
-    @model_validator(mode="after")
-    def _schedules_have_jobs(self) -> QueueConfig:
+    def _schedules_and_notify_are_valid(self) -> QueueConfig:
+        faults: dict[tuple[str, ...], str] = {}
+        faults["default_notify",] = self._notify_fault(self.default_notify)
         for name in self.schedules:
-            try:
-                job = self.scheduled_job(name, "1")
-            except InvalidPayload as error:
-                raise ValueError(f"schedules: {name}: {error}") from None
-            self._check_notify(f"schedules: {name}: notify", job.notify)
+            faults["schedules", name, "job"] = self._job_fault(name)
+        if faults := {location: rule for location, rule in faults.items() if rule}:
+            raise faults_at(faults)
         return self
 
-    def _check_notify(self, where: str, names: tuple[str, ...]) -> None:
+    def _job_fault(self, schedule: str) -> str:
+        try:
+            job = self.scheduled_job(schedule, "1")
+        except InvalidPayload as error:
+            hint = error.hint if error.hint != AGENTS_HINT else ""
+            return "; ".join(filter(None, (str(error), hint)))
+        if job.notify == self.default_notify:
+            return ""  # whose fault is reported
+        return self._notify_fault(job.notify)
+
+    def _notify_fault(self, names: tuple[str, ...]) -> str:
         try:
             check_notify(names)
         except InvalidPayload as error:
-            raise ValueError(f"{where}: {error}") from None
-        if unknown := [name for name in names if name not in self.webhooks]:
-            raise ValueError(f"{where}: {unknown[0]} is not in webhooks")
+            return str(error)
+        unknown = next((name for name in names if name not in self.webhooks), None)
+        if unknown is None:
+            return ""
+        return f"{unknown!r} is not in webhooks{suggestion_for(unknown, self.webhooks)}"
 
     def scheduled_job(self, name: str, suffix: str) -> Job:
         """Return the job of a schedule, with the id `<name>@<suffix>` and the tag `schedule=<name>`.

@@ -128,8 +128,15 @@ class SettingsSources:
             return None
         value = setting.value
         for part in location[depth:]:
-            value = value.get(part) if isinstance(value, dict) else None
+            value = _part(value, part)
         return ResolvedValue(value, setting.origin)
+
+
+def _part(value: Any, name: str) -> Any:
+    """Return the part of a table or a list; None if there is none."""
+    if isinstance(value, list) and name.isdecimal():
+        return value[int(name)] if int(name) < len(value) else None
+    return value.get(name) if isinstance(value, dict) else None
 
 
 def read_sources(fields: Mapping[str, FieldInfo]) -> SettingsSources:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date, time
 from ipaddress import ip_network
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -10,7 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from aragora_q.base import MAX_USD
+from aragora_q import codec
+from aragora_q.base import GATES, MAX_USD, QUEUE_NAME_PATTERN
 from aragora_q.cron import CronTimes
 from aragora_q.job import AGENTS_RANGE, MAX_AGENT_CHARS, is_agent
 
@@ -242,6 +244,9 @@ class ProviderConfig(TableConfig):
     )
 
 
+ANY_CRON = "0 0 * * *"
+"""A cron expression to try a time zone with."""
+
 SCHEDULE_TAG = "schedule"
 """Tag of each job that a schedule enqueued; its value is the name of the schedule."""
 
@@ -267,10 +272,22 @@ class ScheduleConfig(TableConfig):
         description="What to enqueue: fields as in a line for `enqueue`, without id, from and delay_seconds."
     )
 
-    @model_validator(mode="after")
-    def _has_times(self) -> ScheduleConfig:
-        self.times.check()
-        return self
+    @field_validator("cron")
+    @classmethod
+    def _is_expression(cls, value: str) -> str:
+        CronTimes(value).check()
+        return value
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_zone(cls, value: str) -> str:
+        CronTimes(ANY_CRON, value).check()
+        return value
+
+    @field_validator("queue")
+    @classmethod
+    def _is_queue(cls, value: str | None) -> str | None:
+        return value if value is None else check_queue(value)
 
     @field_validator("job")
     @classmethod
@@ -278,6 +295,14 @@ class ScheduleConfig(TableConfig):
         for name in ("id", "from", "delay_seconds"):
             if name in value:
                 raise ValueError(f"must not have {name}: each time makes a job with its own id")
+        return value
+
+    @field_validator("job")
+    @classmethod
+    def _is_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        codec.encode(value)
+        if at := _time_in(value):
+            raise ValueError(f"{at} is a date or time, which JSON does not have: put it in quotes")
         return value
 
     @property
@@ -328,7 +353,11 @@ class WebhookConfig(TableConfig):
     def _is_https(cls, value: str) -> str:
         if not re.fullmatch("[!-~]*", value):
             raise ValueError("must be ASCII without blanks: other characters are written as %XX")
-        parts = urlsplit(value)
+        try:
+            parts = urlsplit(value)
+            _ = parts.port
+        except ValueError as error:
+            raise ValueError(f"is not an address: {error}") from None
         if parts.scheme != "https" or not parts.hostname:
             raise ValueError("must begin with https:// and a host")
         if parts.port == 0:
@@ -336,6 +365,20 @@ class WebhookConfig(TableConfig):
         if parts.username is not None or parts.password is not None or parts.fragment:
             raise ValueError("must not contain user, password or fragment")
         return value
+
+    @field_validator("secret_file")
+    @classmethod
+    def _is_file(cls, value: str) -> str:
+        if value.startswith("whsec_"):
+            raise ValueError("must be the name of a file, not the secret itself")
+        return value
+
+    @property
+    def shown_url(self) -> str:
+        """The address without path and query, which may be all that protects the target."""
+        parts = urlsplit(self.url)
+        has_more = parts.path not in ("", "/") or parts.query
+        return f"https://{parts.netloc}{'/…' if has_more else parts.path}"
 
     @field_validator("allow_networks")
     @classmethod
@@ -354,6 +397,17 @@ def check_name(name: str) -> str:
         raise ValueError(
             "a name must be 1 to 48 letters, digits and ._@-, and begin with a letter or digit"
         )
+    return name
+
+
+def check_queue(name: str) -> str:
+    """Return `name` if a queue may have it. Raises ValueError."""
+    if not QUEUE_NAME_PATTERN.fullmatch(name):
+        raise ValueError(
+            "must be 1 to 64 of a-z, 0-9, '.', '_' or '-', and begin with a letter or digit"
+        )
+    if name == GATES:
+        raise ValueError(f"must not be {GATES}: keys of budgets and providers have this name")
     return name
 
 
@@ -384,6 +438,17 @@ def check_agents(names: tuple[str, ...]) -> tuple[str, ...]:
         if not is_agent(name):
             raise ValueError(f"must be names of 1 to {MAX_AGENT_CHARS} characters")
     return names
+
+
+def _time_in(value: Any, at: str = "") -> str:
+    """Return where a table has a date or a time, such as `metadata.day`; empty if it has none."""
+    if isinstance(value, date | time):
+        return at
+    parts: Any = value.items() if isinstance(value, dict) else ()
+    if isinstance(value, list):
+        parts = enumerate(value)
+    inside = (_time_in(part, f"{at}.{name}".lstrip(".")) for name, part in parts)
+    return next(filter(None, inside), "")
 
 
 def _check_text(value: Any) -> None:

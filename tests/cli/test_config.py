@@ -148,3 +148,58 @@ def test_check_names_agents_whose_calls_a_budget_refuses(run_cli, tmp_path, on_f
     checked = run_cli("config", "check", "--config", config)
     assert checked.code == 0
     assert ("no price is known for house: " in checked.err) is is_named
+
+
+HOOKS = (
+    "[webhooks.ops]\nurl = 'https://hooks.example.com/services/hush-hush'\nsecret_file = 'hook'\n"
+)
+
+
+def test_schedules_and_webhooks_are_shown(run_cli, tmp_path):
+    """As TOML, whatever a job has in it; of an address, no path."""
+    (tmp_path / "aragora-q.toml").write_text(
+        "[schedules.'a.b']\ncron = '0 6 * * *'\n"
+        "job = {payload = {'x y' = [\"it's\", 1, true, {z = \"\\u007f\"}], e = {}}, notify = ['ops']}\n"
+        + HOOKS
+    )
+    shown = run_cli("config", "show")
+    tables = tomllib.loads(shown.out)
+    assert tables["schedules"] == {
+        "a.b": {
+            "cron": "0 6 * * *",
+            "job": {
+                "payload": {"x y": ["it's", 1, True, {"z": "\x7f"}], "e": {}},
+                "notify": ["ops"],
+            },
+        }
+    }
+    assert tables["webhooks"]["ops"]["url"] == "https://hooks.example.com/…"
+    assert "# webhooks.ops: path and query of url are omitted" in shown.lines
+    for args in (("show", "--json"), ("show", "--origin"), ("check", "--settings-only")):
+        ended = run_cli("config", *args)
+        assert ended.code == 0
+        assert SECRET not in ended.out + ended.err
+
+
+def test_check_checks_jobs_of_schedules_as_enqueue_does(run_cli, tmp_path):
+    """All that are refused, with file and line; a warning does not change the exit code."""
+    path = tmp_path / "aragora-q.toml"
+    path.write_text(
+        "max_payload_bytes = 200\n"
+        "[schedules.a]\ncron = '0 6 * * *'\njob = {question = 'x', agents = ['cluade', 'gpt']}\n"
+        "[schedules.b]\ncron = '0 6 * * *'\njob = {question = 'x', agents = ['gpt', 'gpt'], max_tokens = 1}\n"
+        f"[schedules.c]\ncron = '0 6 * * *'\njob = {{payload = {{text = '{'x' * 200}'}}}}\n"
+        "[schedules.d]\ncron = '0 6 * * *'\njob = {question = 'x', agents = ['claude']}\n"
+    )
+    ended = run_cli("config", "check", "--settings-only")
+    assert ended.code == 78
+    assert "schedules.a.job (aragora-q.toml:2): unknown agent 'cluade'" in ended.err
+    assert "did you mean 'claude'?" in ended.err
+    assert "schedules.b.job (aragora-q.toml:5): max_tokens is 1" in ended.err
+    assert "schedules.c.job (aragora-q.toml:8): payload has 211 bytes" in ended.err
+    path.write_text(
+        "[schedules.d]\ncron = '0 6 * * *'\njob = {question = 'x', agents = ['claude']}\n"
+    )
+    ended = run_cli("config", "check", "--settings-only")
+    assert ended.code == 0
+    assert "schedules.d.job (aragora-q.toml:1): one agent does not debate" in ended.err

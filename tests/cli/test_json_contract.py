@@ -7,6 +7,7 @@ import pytest
 from support import experiments
 from support.paid_calls import book, ok
 from support.paths import ROOT
+from support.queue_harness import PREFIX
 from support.sample_debates import SAMPLES
 
 from aragora_q.contracts import Completed, Failed
@@ -265,6 +266,18 @@ def test_money_of_stats(run_cli, on_queue):
     [closed] = stats["closed_providers"]
     described = _names_of_parts("stats", "closed_providers")
     assert set(closed) | {closed["closed_by"]} <= described
+
+
+def test_what_fails_in_stats(run_cli, redis_client):
+    """A schedule whose job was refused, and a webhook that is disabled."""
+    disabled = json.dumps({"at": 1_000, "by": "ann@host", "reason": "moved"})
+    redis_client.hset(f"{PREFIX}schedules", "error:nightly", "too large")
+    redis_client.hset(f"{PREFIX}webhooks", "disabled:acme", disabled)
+    stats = run_cli("stats", "--json").object
+    [schedule], [webhook] = stats["failing_schedules"], stats["failing_webhooks"]
+    assert set(schedule) == _names_of_parts("stats", "failing_schedules")
+    described = _names_of_parts("stats", "failing_webhooks")
+    assert set(webhook) | set(webhook["disabled"]) == described
 
 
 def test_budgets(run_cli):

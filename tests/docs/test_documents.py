@@ -23,9 +23,9 @@ LANGUAGES = {"sh", "python", "toml", "text", "json", "mermaid"}
 PLACES = {"", "debian", "docker", "cluster"}
 PYTHON = {"README.md", "docs/reference/api.md"}
 """Pages whose Python is not in files: tests/docs/test_readme.py runs it, except signatures."""
-APART = {"docs/experiments.md", "docs/http-api.md", "docs/money.md"}
-"""Pages that test_experiments_page.py, test_http_page.py and test_money_page.py run: all blocks, and what they
-print, or with a console or a provider."""
+APART = {"docs/experiments.md", "docs/http-api.md", "docs/money.md", "docs/webhooks.md"}
+"""Pages that test_experiments_page.py, test_http_page.py, test_money_page.py and test_webhooks_page.py run: all
+blocks, and what they print, or with a console, a provider or a receiver."""
 RUN_ELSEWHERE = {"ask.py", "chapters.py", "draft.sh", "write.py"}
 """Programs that no shell block runs: tests/docs/test_executors_page.py runs them."""
 
@@ -62,6 +62,14 @@ SHOWS = {
         r"^digest ok$",
         r"^signature ok$",
         r"^verified$",
+    ],
+    "docs/schedules.md": [
+        r"^next +Mon .* 06:00 CES?T",
+        r"^weekly-risks@\d+-run$",
+        r"^weekly-risks +active .* none yet",
+        r"^weekly-risks +paused +on resume +completed",
+        r"^weekly-risks: paused by .*: holidays$",
+        r"^weekly-risks is resumed; next: Mon ",
     ],
     "docs/python.md": [
         r"^completed \[demo\]",

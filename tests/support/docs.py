@@ -45,6 +45,10 @@ SUBSTITUTES = {
         "test -f tests/reliability/checker.py",
         "needs a history; tests/reliability/test_nemesis.py runs it on one",
     ),
+    "pip install standardwebhooks": (
+        "python -c 'import standardwebhooks'",
+        "needs the network; requirements/dev.txt has it",
+    ),
     "pip install '.[local]'": (
         "python -c 'import xllamacpp'",
         "downloads much; requirements/dev.txt has it",

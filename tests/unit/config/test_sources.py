@@ -168,7 +168,7 @@ def test_variables_that_kubernetes_injects_are_ignored(files, monkeypatch, varia
          "redis_tls_key_file is set without redis_tls_cert_file (redis_tls_key_file: {}:1"),
         (f"default_agents = {['x'] * 17}", "default_agents ({}:1): must be at most 16 agents"),
         ("default_agents = 3", "default_agents = 3 ({}:1): must be a list"),
-        ("default_agents = ['a', 3]", "default_agents.1 ({}:1): must be text"),
+        ("default_agents = ['a', 3]", "default_agents.1 = 3 ({}:1): must be text"),
         ("default_agents = ['a', ' ']", "default_agents ({}:1): must be names of 1 to 200 characters"),
         (f"default_agents = '{'a,' * 17}'", "must be at most 16 agents"),
         ("a = [", "is not valid TOML"),
