@@ -26,9 +26,6 @@ ScheduleCondition = Literal["overdue", "refused", "paused", "not configured here
 
 ORDER = ("overdue", "refused", "paused", "not configured here", "active")
 
-OVERDUE_SECONDS = 120.0
-"""A time that passed this long ago, and is not done with, is overdue: no process enqueues for the schedule."""
-
 
 @dataclass(frozen=True)
 class ScheduleRow:
@@ -101,15 +98,12 @@ def _row(
     next_at = state.next_at
     if next_at is None and declared is not None:
         next_at = declared.times.next_after(round(now * 1000)) / 1000
-    overdue = 0.0
-    if state.next_at is not None and state.paused is None and now - state.next_at > OVERDUE_SECONDS:
-        overdue = now - state.next_at
     condition: ScheduleCondition = "active"
     if state.paused is not None:
         condition = "paused"
     elif declared is None:
         condition = "not configured here"
-    elif overdue:
+    elif state.is_overdue(now):
         condition = "overdue"
     elif state.error is not None:
         condition = "refused"
@@ -123,7 +117,7 @@ def _row(
         missed=state.missed,
         error=state.error,
         paused=state.paused,
-        overdue_seconds=overdue,
+        overdue_seconds=state.overdue_seconds(now) if state.is_overdue(now) else 0.0,
     )
 
 

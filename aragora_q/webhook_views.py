@@ -27,9 +27,6 @@ WebhookCondition = Literal["disabled", "failing", "late", "not configured here",
 
 ORDER = ("disabled", "failing", "late", "not configured here", "ok")
 
-LATE_SECONDS = 600.0
-"""A message that waits longer is late."""
-
 
 @dataclass(frozen=True)
 class WebhookRow:
@@ -117,7 +114,7 @@ def _row(declared: WebhookConfig | None, state: WebhookState, now: float) -> Web
         condition = "not configured here"
     elif state.failures:
         condition = "failing"
-    elif state.oldest_at is not None and now - state.oldest_at > LATE_SECONDS:
+    elif state.is_late(now):
         condition = "late"
     return WebhookRow(
         name=state.name,
