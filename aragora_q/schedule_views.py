@@ -81,9 +81,7 @@ def require_schedule(config: QueueConfig, read: SchedulesRead, name: str) -> Sch
 
 def schedules_of(config: QueueConfig) -> dict[str, ScheduleConfig]:
     """Return the schedules of a configuration that are those of its queue."""
-    return {
-        name: each for name, each in config.schedules.items() if each.queue in (None, config.queue)
-    }
+    return {name: each for name, each in config.schedules.items() if each.is_of(config.queue)}
 
 
 def zoned(at: float, time_zone: str) -> str:

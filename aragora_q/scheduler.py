@@ -16,7 +16,14 @@ from datetime import UTC, datetime
 from aragora_q.backoff import jittered
 from aragora_q.config import QueueConfig
 from aragora_q.config.tables import ScheduleConfig
-from aragora_q.contracts import Plan, Schedules, ScheduleState, Tick, TickResult
+from aragora_q.contracts import (
+    Plan,
+    Schedules,
+    SchedulesRead,
+    ScheduleState,
+    Tick,
+    TickResult,
+)
 from aragora_q.errors import SERVER_ERRORS, AragoraQError, RedisUnreachable
 from aragora_q.formats import duration
 from aragora_q.observability.logs import get_logger
@@ -67,7 +74,7 @@ class Scheduler:
         own = {
             name: schedule
             for name, schedule in config.schedules.items()
-            if schedule.queue in (None, self._queue_name)
+            if schedule.is_of(self._queue_name)
         }
         for name in [name for name in self._own if self._own[name] != own.get(name)]:
             for known in (self._since, self._first, self._full):
@@ -93,17 +100,10 @@ class Scheduler:
         if not self._own:
             return 0, READ_SECONDS
         read = await self._schedules.read()
-        now, next_at = round(read.now * 1000), []
-        ticks: list[Tick] = []
-        plans: list[Plan] = []
-        for name in self._own:
-            state = read.states.get(name, ScheduleState(name))
-            due, plan, first_at = self._judge(name, state, now)
-            if due is not None:
-                ticks.append(due)
-            if plan is not None:
-                plans.append(plan)
-            next_at.append(first_at)
+        judged = await self._judge_all(read)
+        if judged is None:
+            return 0, 0.0
+        ticks, plans, next_at = judged
         results = await self._schedules.enqueue(ticks) if ticks else []
         for tick, result in zip(ticks, results, strict=True):
             plans += self._conclude(tick, result, read.states.get(tick.schedule))
@@ -112,8 +112,26 @@ class Scheduler:
                 if is_set and plan.last_at is not None:
                     self._log_missed(plan.schedule.name, plan.missed, plan.last_at, plan.error)
         spread_seconds = random.uniform(0, SPREAD_SECONDS)  # noqa: S311 - spreads load, guards nothing
-        until_next = (min(next_at, default=now) - now) / 1000
+        until_next = next_at / 1000 - read.now
         return results.count("created"), min(until_next, READ_SECONDS) + spread_seconds
+
+    async def _judge_all(self, read: SchedulesRead) -> tuple[list[Tick], list[Plan], int] | None:
+        """Return what is to be enqueued, what planned, and the next time. None: reconfigured meanwhile."""
+        ticks: list[Tick] = []
+        plans: list[Plan] = []
+        times: list[int] = []
+        own, now = self._own, round(read.now * 1000)
+        for name in own:
+            state = read.states.get(name, ScheduleState(name))
+            tick, plan, next_at = self._judge(name, state, now)
+            ticks += [tick] if tick else []
+            plans += [plan] if plan else []
+            times.append(next_at)
+            if tick or (plan and plan.missed):
+                await asyncio.sleep(0)  # to count many missed times takes milliseconds
+                if self._own is not own:
+                    return None
+        return (ticks, plans, min(times)) if times else None
 
     def _judge(
         self, name: str, state: ScheduleState, now: int

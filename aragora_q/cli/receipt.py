@@ -93,9 +93,9 @@ def _show_on_terminal(text: str) -> None:
 
 @receipt.command(
     epilog="\b\nExamples:\n  aragora-q receipt verify 5c1d0e9a.json --require-signature\n"
-    "  ARAGORA_QUEUE_RECEIPT_KEY_FILE=old.key aragora-q receipt verify 5c1d0e9a.json\n\n\b\n"
+    "  ARAGORA_QUEUE_RECEIPT_KEY_FILE=old.key aragora-q receipt verify a.json\n\n\b\n"
     "Exit codes:\n  0 verified   1 it does not verify: the lines say what\n"
-    "  2 usage, or FILE cannot be read   65 not a receipt   78 invalid configuration"
+    "  2 usage, or FILE cannot be read   65 not a receipt\n  78 invalid configuration"
 )
 @with_config
 def verify(

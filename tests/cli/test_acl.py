@@ -6,6 +6,8 @@ import sys
 
 import pytest
 from support import paid_calls
+from support.queue_harness import QueueHarness
+from support.schedules import daily, minute_before, promise, toml
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.config.settings import QueueConfig
@@ -151,6 +153,30 @@ def test_groups(as_role, run_cli, cli_command, server):
     _assert_ok(cli_command("worker", "--burst", "--exec", "echo {}", "--metrics-port", "0"))
     assert admin.hget("aragora:queue:debates:job:a.then", "status") == "completed"
     assert _refused(admin) == []
+
+
+@pytest.mark.parametrize("role", ["worker", "reaper", "operator"])
+async def test_schedules(as_role, server, tmp_path, cli_command, role):
+    """Workers, `reap` and operators enqueue what schedules have due; operators also change schedules."""
+    running, admin = server
+    harness = QueueHarness(running.url)
+    at = minute_before(admin)
+    due, missed = {"due": daily(at)}, {"missed": daily(at - 3 * 3_600_000)}
+    promise(harness, at, "due")
+    promise(harness, at - 3 * 3_600_000, "missed")
+    (tmp_path / "aragora-q.toml").write_text(toml(due | missed))
+    as_role(role)
+    burst = ("--burst", "--metrics-port", "0", "--executor", "support.executors:make")
+    _assert_ok(cli_command(*(("worker", *burst) if role == "worker" else ("reap",))))
+    assert harness.counters()["ticks"] == harness.counters()["ticks_missed"] == 1
+    if role == "operator":
+        queue = RedisStreamsQueue(QueueConfig())
+        for change in (queue.schedules.pause, queue.schedules.resume, queue.schedules.forget):
+            assert await change("due", by="ann@host")
+        assert await queue.schedules.run("due", Job({}, id="due@1-run"), by="ann@host")
+        await queue.close()
+    assert _refused(admin) == []
+    await harness.close()
 
 
 @pytest.mark.parametrize("role", ["producer", "purge"])

@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 from support import servers
 from support.queue_harness import PREFIX
+from support.schedules import daily, minute_before, promise, toml
 from support.wait import wait_until_sync
 
 from aragora_q import maintenance
@@ -133,6 +134,20 @@ def test_due_jobs_are_promoted(run_cli, on_queue, redis_client):
     redis_client.zadd(f"{PREFIX}delayed", {"later": 1})
     assert run_cli("reap", "--json").object["promoted"] == 1
     assert redis_client.xlen(f"{PREFIX}stream") == 1
+
+
+def test_jobs_of_schedules_are_enqueued(run_cli, harness, tmp_path):
+    """Without a live worker, reap enqueues what is due, once, by its own configuration; a dry run does not."""
+    at = minute_before(harness.redis)
+    (tmp_path / "aragora-q.toml").write_text(toml({"one": daily(at), "two": daily(at)}))
+    for name in ("one", "two"):
+        promise(harness, at, name)
+    assert run_cli("reap", "--dry-run", "--json").object["ticks"] == 0
+    assert "enqueued 2 scheduled jobs" in run_cli("reap").err
+    assert run_cli("reap", "--json").object["ticks"] == 0
+    assert sorted(run_cli("list", "--json").ids) == [
+        f"{name}@{at // 1000}" for name in ("one", "two")
+    ]
 
 
 def test_a_pass_writes_samples_for_the_charts(run_cli, redis_client):

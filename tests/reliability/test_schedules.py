@@ -1,6 +1,8 @@
 """Schedules by a server's clock that the tests set: changes of daylight saving time, jumps, different hosts."""
 
+import asyncio
 import mmap
+import random
 import struct
 import time
 from datetime import datetime
@@ -8,7 +10,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from support import servers
-from support.schedules import promise, schedule_state, scheduler
+from support.schedules import now_ms, promise, schedule_state, scheduler
+from support.workers import kill_clients
+
+from aragora_q.errors import SERVER_ERRORS
 
 BERLIN = ZoneInfo("Europe/Berlin")
 JOB = {"payload": {}}
@@ -22,7 +27,10 @@ class Clock:
         self._file = file
 
     def set(self, text, zone=BERLIN):
-        seconds = datetime.fromisoformat(text).replace(tzinfo=zone).timestamp() - time.time()
+        self.set_seconds(datetime.fromisoformat(text).replace(tzinfo=zone).timestamp())
+
+    def set_seconds(self, at):
+        seconds = at - time.time()
         with self._file.open("r+b") as opened, mmap.mmap(opened.fileno(), 8) as offset:
             offset[:8] = struct.pack("l", round(seconds))
 
@@ -146,6 +154,21 @@ async def test_hosts_in_the_middle_of_an_upgrade(clocked, clock):
     assert shown(clocked) == ["05 10:00 CEST", "05 10:30 CEST", "05 11:30 CEST"]
 
 
+async def test_state_that_is_lost_or_forgotten(clocked, clock):
+    """A process that has run since before a time does not enqueue it a second time; the next ones are due."""
+    clock.set("2026-05-05T09:30")
+    process = scheduler(clocked, s={"cron": "0 * * * *", "job": JOB})
+    await process.step()
+    await follow(process, clock, "2026-05-05T10:00:01")
+    [job_id] = [job_id for event, job_id in clocked.events() if event == "enqueued"]
+    await clocked.queue.cancel(job_id)
+    await clocked.queue.purge_many([job_id])
+    assert await clocked.queue.schedules.forget("s")
+    assert [(await process.step())[0] for _ in range(3)] == [0, 0, 0]
+    await follow(process, clock, "2026-05-05T11:00:01")
+    assert shown(clocked) == ["05 10:00 CEST", "05 11:00 CEST"]
+
+
 @pytest.mark.parametrize(("catch_up", "expected"), [("none", []), ("last", ["07 06:00 CEST"])])
 async def test_redis_was_away_for_days(clocked, clock, catch_up, expected):
     """A worker that ran all the time catches up as its schedule says."""
@@ -166,3 +189,43 @@ async def test_a_little_late_is_on_time(clocked, clock):
     process = scheduler(clocked, s={"cron": "0 6 * * *", "time_zone": "Europe/Berlin", "job": JOB})
     await process.step()
     assert shown(clocked) == ["05 06:00 CEST"]
+
+
+async def _step(process):
+    try:
+        await process.step()
+    except SERVER_ERRORS:
+        return
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_every_time_is_enqueued_or_missed_once(clocked, clock, seed):
+    """While processes look at once, restart, lose their connections, and jobs end and are purged."""
+    choose = random.Random(seed)
+    minutely = {"cron": "* * * * *", "time_zone": "Europe/Berlin", "job": JOB}
+    began = at = datetime.fromisoformat("2026-10-25T02:30:10+02:00").timestamp()
+    clock.set_seconds(at)
+    processes = [scheduler(clocked, s=minutely) for _ in range(3)]
+    await processes[0].step()
+    for _ in range(60):
+        at += choose.choice([1, 5, 20, 60, 61, 150, 400])
+        clock.set_seconds(at)
+        if choose.random() < 0.2:
+            processes[choose.randrange(3)] = scheduler(clocked, s=minutely)
+        steps = [asyncio.create_task(_step(process)) for process in processes]
+        if choose.random() < 0.3:
+            await asyncio.sleep(choose.uniform(0, 0.003))
+            kill_clients(clocked)
+        await asyncio.gather(*steps)
+        if choose.random() < 0.3:
+            last = (await schedule_state(clocked, "s")).last_job
+            if last and await clocked.queue.cancel_many([last]) != ["unknown"]:
+                await clocked.queue.purge_many([last])
+    await processes[0].step()
+    counters, state = clocked.counters(), await schedule_state(clocked, "s")
+    times = now_ms(clocked.redis) // 60_000 - int(began) // 60
+    assert counters["enqueued"] == counters["ticks"]
+    assert counters["ticks"] + counters.get("ticks_missed", 0) == times
+    assert state.missed == counters.get("ticks_missed", 0)
+    ids = [job_id for event, job_id in clocked.events() if event == "enqueued"]
+    assert len(ids) == len(set(ids)) == counters["ticks"]

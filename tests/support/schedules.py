@@ -1,5 +1,6 @@
 """Schedules that are due at a chosen time of the past, by the server's clock."""
 
+import json
 from datetime import UTC, datetime
 
 from aragora_q.contracts import ScheduleState
@@ -41,3 +42,13 @@ def scheduler(harness, **schedules):
 
 async def schedule_state(harness, name="nightly"):
     return (await harness.queue.schedules.read()).states.get(name, ScheduleState(name))
+
+
+def toml(schedules):
+    """A configuration file with these schedules; their jobs do nothing."""
+    lines = []
+    for name, schedule in schedules.items():
+        lines.append(f"[schedules.{name}]")
+        lines += [f"{key} = {json.dumps(value)}" for key, value in schedule.items() if key != "job"]
+        lines.append("job = { payload = { do = [] } }")
+    return "\n".join(lines)

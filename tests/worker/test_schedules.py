@@ -17,6 +17,7 @@ from support.schedules import (
     promise,
     schedule_state,
     scheduler,
+    toml,
 )
 from support.wait import wait_until
 from support.worker_processes import run_burst_worker
@@ -243,20 +244,6 @@ async def test_another_queues_schedule_is_left_alone(harness):
     assert enqueued(harness) == 0
 
 
-async def test_a_forgotten_schedule_begins_again(harness):
-    """A process that still has it enqueues no time a second time."""
-    at = minute_before(harness.redis)
-    promise(harness, at)
-    process = scheduler(harness, nightly=daily(at))
-    assert (await process.step())[0] == 1
-    await harness.queue.cancel(job_id(at))
-    await harness.queue.purge_many([job_id(at)])
-    assert await harness.queue.schedules.forget("nightly")
-    assert [(await process.step())[0] for _ in range(3)] == [0, 0, 0]
-    assert (await schedule_state(harness)).next_at == (at + DAY_MS) / 1000
-    assert enqueued(harness) == 1
-
-
 async def test_a_burst_enqueues_what_is_due(harness, tmp_path, redis_url):
     """Also if the queue is empty when it begins; it runs the job, too."""
     at = minute_before(harness.redis)
@@ -286,12 +273,3 @@ async def test_schedules_are_read_again(harness, worker_process, redis_url, tmp_
         return (await schedule_state(harness, "newer")).next_at
 
     await wait_until(newer_at, what="the newer schedule to be known")
-
-
-def toml(schedules):
-    lines = []
-    for name, schedule in schedules.items():
-        lines.append(f"[schedules.{name}]")
-        lines += [f"{key} = {json.dumps(value)}" for key, value in schedule.items() if key != "job"]
-        lines.append("job = { payload = { do = [] } }")
-    return "\n".join(lines)

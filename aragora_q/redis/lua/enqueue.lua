@@ -102,11 +102,15 @@ end
 
 -- Jobs get their labels and records before they are created, so that a failure in between leaves no job without them.
 -- From the first job with labels on, jobs are therefore created after the loop.
-local results, created, labeled, uncreated, ticks = {}, {}, {}, {}, {}
+local results, created, labeled, uncreated, ticks = {}, {}, {}, {}, nil
 for n = 1, items do
   local job, id, payload, priority, delay_ms, max_attempts, job_labels, hold, agents, source, tick = item(n)
   local lack = source ~= '' and find_seeds(job, id, source)
-  local refusal = tick ~= '' and refuse_tick(tick)
+  local refusal
+  if tick ~= '' then
+    ticks = ticks or create_ticks()
+    refusal = ticks.refuse(tick)
+  end
   if refusal then
     results[n] = refusal
   elseif #payload + #agents > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
@@ -141,7 +145,9 @@ for n = 1, items do
     if hold == '' then waiting = waiting + 1 end
     results[n] = 'created'
   end
-  if tick ~= '' and (results[n] == 'created' or results[n] == 'exists') then ticks[#ticks + 1] = n end
+  if tick ~= '' and (results[n] == 'created' or results[n] == 'exists') then
+    ticks.add(job, id, tick, results[n] == 'created')
+  end
 end
 if #labeled > 0 then get_groups().label(labeled) end
 for key, fields in pairs(records) do
@@ -153,10 +159,7 @@ for key, fields in pairs(records) do
   redis.call('PEXPIRE', key, text(EXPERIMENT_MS))
 end
 for _, n in ipairs(uncreated) do create(item(n)) end
-for _, n in ipairs(ticks) do
-  local job, id = item(n)
-  settle_tick(job, id, select(11, item(n)), results[n] == 'created')
-end
+if ticks then ticks.settle() end
 count('enqueued', #created)
 count('held', #held_ids)
 publish_event('enqueued', created)

@@ -3,27 +3,41 @@
 -- operator enqueues it. Job and time are one transition: a time is done with once its job is in the queue, and
 -- afterwards no time up to it is enqueued.
 
--- Why the job of a tick is not enqueued: past | paused; nil if it is to be.
-local function refuse_tick(tick)  -- rare
-  local of = cjson.decode(tick)
-  if not of.at then return nil end
-  local last, pause = unpack(redis.call('HMGET', schedules, 'last:' .. of.schedule, 'paused:' .. of.schedule))
-  return (parse_int(last) or 0) >= of.at and 'past' or pause and 'paused' or nil
-end
+-- Create the functions for the ticks of a call. Most calls have none.
+local function create_ticks()  -- rare
+  local done = {}
 
--- Note that a schedule is done with a time: its job is in the queue, where it `is_new`, or was there before.
-local function settle_tick(job, id, tick, is_new)  -- rare
-  local of = cjson.decode(tick)
-  local function name(field) return field .. ':' .. of.schedule end
-  redis.call('HSET', schedules, name('job'), id)
-  if is_new then append_history(job, 'scheduled', {}, of.reason, of.by) end
-  if of.at then
-    redis.call('HSET', schedules, name('last'), text(of.at), name('next'), text(of.next))
-    redis.call('HDEL', schedules, name('error'))
-    if is_new then count('ticks', 1) end
-    if of.missed > 0 then redis.call('HINCRBY', schedules, name('missed'), of.missed) end
-    count('ticks_missed', of.missed)
-  elseif is_new then
-    note_change('run', 'schedule:' .. of.schedule, {id}, of.by, of.reason)
+  -- Why the job of a tick is not enqueued: past | paused; nil if it is to be.
+  local function refuse(tick)
+    local of = cjson.decode(tick)
+    if not of.at then return nil end
+    local last, pause = unpack(redis.call('HMGET', schedules, 'last:' .. of.schedule, 'paused:' .. of.schedule))
+    return (parse_int(last) or 0) >= of.at and 'past' or pause and 'paused' or nil
   end
+
+  -- Remember that the job of a tick is in the queue: it `is_new`, or was there before.
+  local function add(job, id, tick, is_new)
+    done[#done + 1] = {job = job, id = id, of = cjson.decode(tick), is_new = is_new}
+  end
+
+  -- Note in the schedules what was added. Called last, because a job must not be lost if a call fails halfway.
+  local function settle()
+    for _, each in ipairs(done) do
+      local of = each.of
+      local function name(field) return field .. ':' .. of.schedule end
+      redis.call('HSET', schedules, name('job'), each.id)
+      if each.is_new then append_history(each.job, 'scheduled', {}, of.reason, of.by) end
+      if of.at then
+        redis.call('HSET', schedules, name('last'), text(of.at), name('next'), text(of.next))
+        redis.call('HDEL', schedules, name('error'))
+        if each.is_new then count('ticks', 1) end
+        if of.missed > 0 then redis.call('HINCRBY', schedules, name('missed'), of.missed) end
+        count('ticks_missed', of.missed)
+      elseif each.is_new then
+        note_change('run', 'schedule:' .. of.schedule, {each.id}, of.by, of.reason)
+      end
+    end
+  end
+
+  return {refuse = refuse, add = add, settle = settle}
 end
