@@ -96,13 +96,12 @@ def _row(
     next_at = state.next_at
     if next_at is None and declared is not None:
         next_at = declared.times.next_after(round(now * 1000)) / 1000
-    overdue = state.overdue_seconds(now) if state.is_overdue(now) else 0.0
     condition: ScheduleCondition = "active"
     if state.paused is not None:
         condition = "paused"
     elif declared is None:
         condition = "not configured here"
-    elif overdue:
+    elif state.is_overdue(now):
         condition = "overdue"
     elif state.error is not None:
         condition = "refused"
@@ -116,7 +115,7 @@ def _row(
         missed=state.missed,
         error=state.error,
         paused=state.paused,
-        overdue_seconds=overdue,
+        overdue_seconds=state.overdue_seconds(now) if state.is_overdue(now) else 0.0,
     )
 
 

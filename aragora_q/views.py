@@ -708,7 +708,7 @@ def failing_webhooks(read: WebhooksRead) -> list[FailingWebhook]:
                 "oldest_waiting_seconds": round(state.oldest_seconds(read.now), 3),
                 "failures": state.failures,
                 "last_error": state.last_error or None,
-                "disabled": _paused_json(state.disabled),
+                "disabled": paused_json(state.disabled),
             }
             for name, state in read.states.items()
             if state.disabled or state.is_late(read.now)
@@ -851,12 +851,6 @@ async def budget_json(book: Book, found: Budget) -> BudgetJson:
             async for each in spendings
         ],
     }
-
-
-def _paused_json(paused: Paused | None) -> OverrideJson | None:
-    if paused is None:
-        return None
-    return {"by": paused.by, "at": round(paused.at * 1000), "reason": paused.reason}
 
 
 def _override_json(override: Override | None) -> OverrideJson | None:

@@ -69,6 +69,7 @@ def judge(lines):
     broken += _starved_lanes(by_kind["busy"])
     broken += _money(lines, by_kind)
     broken += _schedules(by_kind, final, undone)
+    broken += _messages(by_kind, accepted, undone)
     broken += [f"Z: {line}" for each in by_kind["problems"] for line in each["found"]]
     broken += [f"E: {w['id']} is dead or logged a traceback: {w}" for w in by_kind["worker"]
                if not w["alive"] or w["tracebacks"]]  # fmt: skip
@@ -98,6 +99,8 @@ def judge(lines):
         "redelivered": counters.get("redelivered", 0),
         "money": _sums(by_kind),
         "held": counters.get("held", 0),
+        "messages": len({line["id"] for line in by_kind["message"]}),
+        "messages_sent_again": len(by_kind["message"]) - len({m["id"] for m in by_kind["message"]}),
         "times_enqueued": sum("@" in job_id for job_id in final),
         "times_missed": sum(line["missed"] for line in by_kind["schedule ended"]),
         "starts_while_all_lanes_were_busy": _busy_starts(by_kind["busy"]),
@@ -314,6 +317,27 @@ def _money(lines, by_kind):
         yield f"M: settled calls were billed otherwise: {sums}"
     if sums["reserved"] or not sums["spent"] == sums["spent_of_agents"] == sums["ledger"]:
         yield f"M: sums of budgets and ledger differ: {sums}"
+
+
+def _messages(by_kind, accepted, undone):
+    """Each end of a job that reports it, and of a group, has a message of its own, which was received."""
+    ends = Counter(
+        (job_id, f"job.{line['event']}")
+        for line in by_kind["event"]
+        if line["event"] in ("completed", "failed", "cancelled")
+        for job_id in line["ids"]
+        if accepted.get(job_id, {}).get("notify") and job_id not in undone
+    )
+    received = Counter(
+        (subject, kind)
+        for _, subject, kind in {(m["id"], m["subject"], m["type"]) for m in by_kind["message"]}
+    )
+    for end, n in ends.items():
+        if received[end] != n:
+            yield f"W: {end} happened {n} times and was reported {received[end]} times"
+    for line in by_kind["group"]:
+        if "ended_at" in line and line.get("notify") and not received[line["group"], "group.ended"]:
+            yield f"W: {line['group']} has ended, which was not reported"
 
 
 def _schedules(by_kind, final, undone):

@@ -11,7 +11,7 @@ event loop for longer than a lease. Some are cancelled, purged and enqueued agai
 in groups, most of which are sealed with a job that follows them, some cancelled or requeued. Some are held for
 a moment, by a person in any state, or by their executors. On one server jobs also make paid calls to a provider
 that bills (`support.paying`), under a budget that is set and reset. Two schedules are due every 5 s; one of
-them is paused and resumed.
+them is paused and resumed. Ends of some jobs and groups are reported to a webhook, whose target often fails.
 """
 
 import argparse
@@ -30,7 +30,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import redis
 from support import every_seconds, invariants, processes, servers, topologies
+from support.certificates import Certificates
 from support.proxy import Proxy
+from support.receivers import Receiver, answer, hang
 from support.servers import CLIENT_OPTIONS
 from support.wait import wait_until
 from support.worker_processes import WorkerProcess
@@ -79,7 +81,14 @@ job = {{ payload = {{ do = [["note"]] }} }}
 [schedules.{PAUSED}]
 cron = "* * * * *"
 job = {{ payload = {{ do = [["note"]] }} }}
+
 """
+HOOK = "receiver"
+NOTIFY = (HOOK,)
+SEND_SECONDS = 3.0
+NOTIFYING = 0.15
+"""The share of jobs that report their end."""
+
 PRIORITIES = {"high": 1, "normal": 0, "low": -1}
 GROUP = "aragora-workers"
 FLOOD_JOBS = 150
@@ -162,6 +171,9 @@ class Nemesis:
         self.recent = deque(maxlen=60)
         """Ids of the jobs that were enqueued last."""
         self.next_failover_at = 0.0
+        self.is_healed = False
+        self.receiver = Receiver(Certificates(self.directory), self._answer)
+        self.webhook = self.receiver.webhook(self.directory, timeout_seconds=1)
         self.history.add("seed", seed=seed, seconds=seconds, sentinel=sentinel)
 
     async def run(self):
@@ -181,6 +193,7 @@ class Nemesis:
                     client.cancel()
                 await asyncio.gather(*background[:-1], return_exceptions=True)
                 self.history.add("healed")
+                self.is_healed = True
                 await self._end_schedules()
                 await self._settle()
                 await asyncio.sleep(0.5)
@@ -196,6 +209,7 @@ class Nemesis:
             for worker in self.workers:
                 if worker.is_alive:
                     worker.kill()
+            self.receiver.close()
             await self.deployment.stop()
 
     def _worker(self, n):
@@ -208,7 +222,9 @@ class Nemesis:
             "ARAGORA_QUEUE_LOG_LEVEL": "warning",
         }
         configuration = self.directory / "aragora-q.toml"
-        configuration.write_text(CONFIGURATION)
+        hook = self.webhook.model_dump(mode="json", exclude_unset=True)
+        rows = "".join(f"{name} = {json.dumps(value)}\n" for name, value in hook.items())
+        configuration.write_text(f"{CONFIGURATION}[webhooks.{HOOK}]\n{rows}")
         return WorkerProcess(
             self.directory,
             f"w{n}",
@@ -225,7 +241,10 @@ class Nemesis:
 
     def _queue(self):
         config = QueueConfig(
-            redis_url=self.deployment.url, claim_idle_ms=LEASE_MS, **self.deployment.settings
+            redis_url=self.deployment.url,
+            claim_idle_ms=LEASE_MS,
+            webhooks={HOOK: self.webhook},
+            **self.deployment.settings,
         )
         return RedisStreamsQueue(config)
 
@@ -254,7 +273,12 @@ class Nemesis:
         for job in jobs:
             self.recent.append(job.id)
             self.history.add(
-                "enqueue", id=job.id, answer="ok", do=job.payload["do"], group=job.group
+                "enqueue",
+                id=job.id,
+                answer="ok",
+                do=job.payload["do"],
+                group=job.group,
+                notify=bool(job.notify),
             )
 
     async def _replace_jobs(self):
@@ -371,7 +395,7 @@ class Nemesis:
         if fate == "open":
             return
         try:
-            await self._repeat(lambda: queue.seal_group(group, then), "sealing")
+            await self._repeat(lambda: queue.seal_group(group, then, notify=NOTIFY), "sealing")
         except GroupNotFound:  # whether a failover explains that, the checker judges
             return
         self.history.add("seal", group=group, then=then.id)
@@ -434,6 +458,7 @@ class Nemesis:
             steps,
             lane=self.random.choice(["normal", "normal", "normal", "high", "low"]),
             delay_seconds=self.random.choice([0, 0, 0, 0.5]),
+            notify=NOTIFY if self.random.random() < NOTIFYING else (),
             **fields,
         )
 
@@ -510,6 +535,16 @@ class Nemesis:
             ),
             "setting",
         )
+
+    def _answer(self, connection):
+        """What the target of the webhook does after each message; it never says that it wants no more."""
+        roll = 1.0 if self.is_healed else random.random()
+        if roll < 0.1:
+            hang(connection)
+        elif roll < 0.3:
+            answer(503)(connection)
+        elif roll > 0.4:
+            answer(204)(connection)
 
     def _any_worker(self):
         return self.random.choice(self.workers)
@@ -679,7 +714,7 @@ class Nemesis:
 
     async def _settle(self):
         """After the last fault, every accepted job must end, when all that are held were freed."""
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline, send_at = time.monotonic() + SETTLE_SECONDS, 0.0
         queue = self._queue()
         try:
             while time.monotonic() < deadline:
@@ -688,6 +723,13 @@ class Nemesis:
                     await self._repeat(lambda ids=held: queue.unhold_many(ids), "unhold")
                     waiting = sum(client.xlen(stream) for stream in STREAMS.values())
                     calls = client.zcard(f"{GATES}reservations")  # workers book what is not settled
+                    messages = client.zrange(f"{PREFIX}outbox:{HOOK}", 0, -1)
+                    if messages and time.monotonic() >= send_at:  # not at their next attempts
+                        await self._repeat(
+                            lambda ids=messages: queue.outbox.redeliver(ids), "redelivering"
+                        )
+                        send_at = time.monotonic() + SEND_SECONDS
+                    waiting += len(messages)
                     if not waiting + len(held) + client.zcard(f"{PREFIX}delayed") + calls:
                         self.history.add("settled")
                         return
@@ -713,6 +755,15 @@ class Nemesis:
             self.history.add("group", group=group, **fields)
         counters = {name: int(n) for name, n in redis_client.hgetall(f"{PREFIX}counters").items()}
         self.history.add("counters", **counters)
+        for request in self.receiver.requests:
+            message = request.verified(self.receiver.secret)
+            data = message["data"]
+            self.history.add(
+                "message",
+                id=request.id,
+                type=message["type"],
+                subject=data.get("id") or data["name"],
+            )
         self.history.add("problems", found=invariants.problems(redis_client, PREFIX))
         if self.deployment.has_money:
             self._conclude_money(redis_client)

@@ -22,8 +22,9 @@ def _run(*command, timeout):
 @pytest.mark.parametrize("deployment", [(), ("--sentinel",)], ids=["one server", "Sentinels"])
 def test_nothing_is_lost_or_done_twice(request, tmp_path, deployment):
     """Rows 1-3, 5-8, 11, 12: with all faults, every accepted job has exactly one outcome, no live worker
-    loses a job, no lane starves, and the job that follows a sealed group is enqueued once. Only the last
-    writes before a failover may be undone.
+    loses a job, no lane starves, the job that follows a sealed group is enqueued once, each time of a schedule
+    is enqueued or counted as missed, and each end is reported. Only the last writes before a failover may be
+    undone.
     """
     seconds = request.config.getoption("--nemesis-seconds")
     history = tmp_path / "history.jsonl"
@@ -57,7 +58,10 @@ GROUPS = (
     {"what": "event", "event": "completed", "ids": ["then-1", "o1"]},
     *({"what": "final", "id": job_id, "status": "completed", "fence": "1"}
       for job_id in ("m1", "m2", "o1", "then-1")),
-    {"what": "group", "group": "g", **SEALED, "then": "enqueued", "then_id": "then-1"},
+    {
+        "what": "group", "group": "g", **SEALED, "then": "enqueued", "then_id": "then-1",
+        "notify": "receiver",
+    },
     {"what": "group", "group": "whole", **SEALED, "then": "cancelled", "then_id": "then-2"},
     {"what": "group", "group": "open", "created_at": "1"},
 )  # fmt: skip
@@ -80,6 +84,7 @@ MONEY = (
     {**COUNTER, "budget": "agents/agent:a:2026-01"},
     {"what": "ledger", "calls": 2, "usd": 1500, "estimated": 800},
 )
+MESSAGE = {"what": "message", "id": "1-1", "type": "job.completed", "subject": "a"}
 TICKED = {"what": "final", "status": "completed", "fence": "1"}
 ENDED = {"what": "schedule ended", "name": "steady", "last": 1015, "missed": 1, "every": 5}
 TIMES = (
@@ -96,7 +101,10 @@ TIMES = (
 )  # fmt: skip
 GOOD = (
     {"what": "seed", "seed": 1, "seconds": 1},
-    {"what": "enqueue", "id": "a", "answer": "ok", "do": []},
+    {"what": "enqueue", "id": "a", "answer": "ok", "do": [], "notify": True},
+    MESSAGE,
+    MESSAGE,
+    {**MESSAGE, "id": "2-2", "type": "group.ended", "subject": "g"},
     {"what": "enqueue", "id": "p", "answer": "ok", "do": [["permanent", {"n": 1}]]},
     {"what": "run", "id": "a", "fence": 1, "attempt": 1, "pid": 1},
     *({"what": "event", "event": event, "ids": ["a"]} for event in ("held", "unheld", "completed")),
@@ -201,6 +209,15 @@ def test_the_checker_finds_limits_that_do_not_apply(tmp_path):
         ({**COUNTER, "reserved": 1}, "M: sums of budgets and ledger differ"),
         ({"what": "ledger", "usd": 1499}, "M: sums of budgets and ledger differ"),
         ({"what": "busy", "high": 9000, "normal": 900, "low": 10}, "S: lane low got 130"),
+        ({**MESSAGE, "id": "3-3"}, "W: ('a', 'job.completed') happened 1 times and was reported 2"),
+        (
+            {"what": "enqueue", "id": "o1", "answer": "ok", "do": [], "notify": True},
+            "W: ('o1', 'job.completed') happened 1 times and was reported 0",
+        ),
+        (
+            {"what": "group", "group": "mute", **SEALED, "notify": "receiver"},
+            "W: mute has ended, which was not reported",
+        ),
         (
             {"what": "event", "event": "enqueued", "ids": ["steady@1000"]},
             "T: steady@1000 was enqueued 2 times",

@@ -25,6 +25,7 @@ from support.queue_harness import QueueHarness
 
 from aragora_q.base import HOLD_CAUSES, Job, JobStatus
 from aragora_q.contracts import (
+    ClaimRequest,
     Completed,
     Failed,
     Held,
@@ -33,8 +34,10 @@ from aragora_q.contracts import (
     Released,
     Report,
     Retry,
+    Settled,
 )
 from aragora_q.errors import GroupSealed, JobNotFound
+from aragora_q.redis.keys import MAX_SENT
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +48,7 @@ LANE_OF_THEN = dict(zip(GROUPS, LANES, strict=True))
 """One lane each: of two groups that end in one call, the queue may enqueue either `then` first."""
 
 LEASE_MS = 60_000
+HOOKS = {"hook": {"url": "https://hooks.example.com", "secret_file": "hook"}}
 OUTCOMES = {
     "complete": Completed(b'{"done":true}'),
     "retry": Retry("told to", 9000.0),
@@ -85,7 +89,7 @@ class QueueMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.loop = asyncio.new_event_loop()
-        self.harness = QueueHarness(self.redis_url, claim_idle_ms=LEASE_MS)
+        self.harness = QueueHarness(self.redis_url, claim_idle_ms=LEASE_MS, webhooks=HOOKS)
         self.harness.redis.flushdb()
         self.model = Model()
         self.sessions = {}
@@ -137,8 +141,9 @@ class QueueMachine(RuleBasedStateMachine):
         delayed=st.booleans(),
         reuses_id=st.booleans(),
         group=st.sampled_from((None, *GROUPS)),
+        reports=st.booleans(),
     )
-    def enqueue(self, lane, max_attempts, delayed, reuses_id=False, group=None):
+    def enqueue(self, lane, max_attempts, delayed, reuses_id=False, group=None, reports=True):
         """A new job; perhaps in a group; perhaps with the id of a purged job, whose attempts may still run."""
         if reuses_id and self.purged:
             job_id = self.purged.pop()
@@ -154,6 +159,7 @@ class QueueMachine(RuleBasedStateMachine):
             group=group,
             tenant="t" if group else None,
             tags={"lane": lane} if delayed else {},
+            notify=tuple(HOOKS) if reports else (),
         )
         if not self.model.takes_jobs(group):
             with pytest.raises(GroupSealed):
@@ -162,7 +168,9 @@ class QueueMachine(RuleBasedStateMachine):
             return
         [answer] = self.run(self.harness.queue.enqueue_many([job]))
         assert answer.created
-        self.model.enqueue(job_id, lane, max_attempts, delayed=delayed, group=group)
+        self.model.enqueue(
+            job_id, lane, max_attempts, delayed=delayed, group=group, reports=reports
+        )
 
     def _seal(self, group, then):
         job = then and Job(
@@ -172,6 +180,7 @@ class QueueMachine(RuleBasedStateMachine):
             max_attempts=then.max_attempts,
             delay_seconds=9000.0 if then.delayed else 0.0,
             tenant="t",
+            notify=tuple(HOOKS) if then.reports else (),
         )
         before = self.model.thens
         answer = self.model.seal(group, then)
@@ -189,7 +198,10 @@ class QueueMachine(RuleBasedStateMachine):
         if group not in self.model.groups:
             return
         self.next_then += 1
-        then = Then(f"then{self.next_then}", LANE_OF_THEN[group], 2, delayed) if has_then else None
+        then = None
+        if has_then:
+            lane, number = LANE_OF_THEN[group], self.next_then
+            then = Then(f"then{number}", lane, 2, delayed, reports=number % 2 == 0)
         self._seal(group, then)
         self._seal(group, self.model.groups[group].then)
 
@@ -536,6 +548,22 @@ class QueueMachine(RuleBasedStateMachine):
         with pytest.raises(JobNotFound):
             self.run(self.harness.queue.cancel("nobody"))
 
+    @precondition(lambda self: self.model.messages.total() > self.model.delivered)
+    @rule(limit=st.integers(1, 10), answer=st.sampled_from(["ok", "ok", "retry"]))
+    def messages_are_delivered(self, limit, answer):
+        """Some that wait, in one attempt; after a failed one, a single one at a time."""
+        outbox = self.harness.queue.outbox
+        claimed = self.run(outbox.claim([ClaimRequest("hook", limit, 60.0)])).deliveries
+        waiting = self.model.messages.total() - self.model.delivered
+        assert len(claimed) == min(1 if self.model.has_failed else limit, waiting)
+        settled = [Settled(each, answer, "from the target") for each in claimed]
+        results = self.run(outbox.settle(settled))
+        assert set(results) == {"delivered" if answer == "ok" else "waiting"}
+        assert self.run(outbox.settle(settled)) == ["settled"] * len(claimed)
+        self.model.has_failed = answer == "retry"
+        self.model.delivered += len(claimed) if answer == "ok" else 0
+        seen[f"message {results[0]}"] += len(claimed)
+
     @rule(worker=workers)
     def pause(self, worker):
         """Nothing starts while the queue is paused; running jobs go on."""
@@ -586,6 +614,15 @@ class QueueMachine(RuleBasedStateMachine):
             assert (result is None) == (job.result is None), (job, result)
 
     @invariant()
+    def messages_agree(self):
+        """Each end of a job that reports it has a message, and nothing else has one."""
+        outbox = self.harness.queue.outbox
+        found = self.run(outbox.deliveries(["hook"], MAX_SENT))
+        assert Counter((each.subject, each.event) for each in found) == +self.model.messages
+        waiting = sum(each.result == "waiting" for each in found)
+        assert waiting == self.model.messages.total() - self.model.delivered
+
+    @invariant()
     def statistics_agree(self):
         stats = self.run(self.harness.queue.get_queue_stats())
         live = [job for job in self.model.jobs.values() if job.status in LIVE]
@@ -598,6 +635,7 @@ class QueueMachine(RuleBasedStateMachine):
 RARE_EVENTS = (
     "id reused", "released at stop", "renewed unknown", "requeued with a partial result",
     "purged with a partial result", "then enqueued by seal", "then cancelled", "group reopened",
+    "message delivered", "message waiting",
 )  # fmt: skip
 
 

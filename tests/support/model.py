@@ -3,6 +3,7 @@
 Order matters: a lane is a list of its entries, oldest first, running ones included.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 LANES = ("high", "normal", "low")
@@ -38,6 +39,8 @@ class ModelJob:
     due: int | None = None
     """Place in the order of due times; None when it is not delayed; 0: not due yet."""
     group: str | None = None
+    reports: bool = False
+    """Each of its ends leaves a message for a webhook."""
     hold: str | None = None
     """What holds the job; of a running one: what will, when its attempt ends."""
     back_to: str = ""
@@ -66,6 +69,7 @@ class Then:
     lane: str
     max_attempts: int
     delayed: bool
+    reports: bool = False
 
 
 @dataclass
@@ -73,6 +77,11 @@ class Model:
     jobs: dict = field(default_factory=dict)
     groups: dict = field(default_factory=dict)
     """Groups by name, while they have a member."""
+    messages: Counter = field(default_factory=Counter)
+    """Messages for a webhook, by job and event, those that were delivered included."""
+    delivered: int = 0
+    has_failed: bool = False
+    """The last attempt to deliver one failed."""
     enqueued: int = 0
     """Jobs that were ever enqueued, and how many of them followed a group."""
     thens: int = 0
@@ -104,8 +113,9 @@ class Model:
     def takes_jobs(self, group):
         return group not in self.groups or not self.groups[group].is_sealed
 
-    def enqueue(self, job_id, lane, max_attempts, *, delayed, group=None):
-        job = self.jobs[job_id] = ModelJob(job_id, lane, max_attempts, group=group)
+    def enqueue(self, job_id, lane, max_attempts, *, delayed, group=None, reports=False):
+        job = ModelJob(job_id, lane, max_attempts, group=group, reports=reports)
+        self.jobs[job_id] = job
         self.enqueued += 1
         if group:
             self.groups.setdefault(group, ModelGroup())
@@ -341,11 +351,18 @@ class Model:
                 group.then_status = "enqueued"
                 self.thens += 1
                 then = group.then
-                self.enqueue(then.id, then.lane, then.max_attempts, delayed=then.delayed)
+                self.enqueue(
+                    then.id,
+                    then.lane,
+                    then.max_attempts,
+                    delayed=then.delayed,
+                    reports=then.reports,
+                )
 
     def _end(self, job, status):
         self._leave(job)
         job.status, job.hold = status, None
+        self.messages[job.id, status] += job.reports
         return status
 
     def _leave(self, job):

@@ -167,14 +167,3 @@ def attention(page):
         r'<li class="notice[^>]*><span>([^<]*)</span>(?: <a href="([^"]*)")?', page.text
     )
     return dict(warnings)
-
-
-async def test_what_cannot_be_read_is_named(harness, operator):
-    """Keys of another type do not hide the rest of the page."""
-    for key in (harness.keys.schedules, harness.keys.webhooks):
-        harness.redis.set(key, "x")
-    page = await operator.get("/")
-    assert page.status == 200
-    assert "Schedules cannot be read" in page.words
-    assert "Webhooks cannot be read" in page.words
-    harness.redis.delete(harness.keys.schedules, harness.keys.webhooks)

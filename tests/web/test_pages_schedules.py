@@ -113,7 +113,7 @@ async def test_what_is_wrong_comes_first(harness, operator, queue):
     assert page.words.index("overdue") < page.words.index("refused no <i>agent</i>")
     page = await operator.get("/")
     said = page.words[page.words.index("Needs attention") : page.words.index("Waiting")]
-    assert "Schedule report is overdue" in said
+    assert "Schedule report was due 60 min ago, and its job is not enqueued" in said
     assert "Schedule cleanup: its last job was refused: no <i>agent</i>" in said
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 
 from aragora_q import views
 from aragora_q.base import TERMINAL, JobStatus
-from aragora_q.errors import AragoraQError, CommandRefused
+from aragora_q.errors import AragoraQError
 from aragora_q.formats import count, dollars, duration
 from aragora_q.gates.book import NEARLY_USED
 from aragora_q.gates.overview import BudgetState, read_overview
@@ -21,13 +21,11 @@ from aragora_q.labels import JobFilter
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.samples import Span, read_samples
-from aragora_q.schedule_views import schedule_rows
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Viewer
 from aragora_q.web.charts import queue_charts
 from aragora_q.web.pages.jobs import JobRow, read_rows
 from aragora_q.web.pages.rendering import comes_from_action, render
-from aragora_q.webhook_views import read_webhooks
 
 router = APIRouter()
 
@@ -38,9 +36,6 @@ EVENTS_SHOWN, EVENTS_READ = 15, 60
 SPANS: Sequence[tuple[Span, str]] = (("2h", "2 hours"), ("48h", "48 hours"), ("90d", "90 days"))
 FAILED_SECONDS = 24 * 3600.0
 """Failed jobs of this time need attention."""
-
-MAX_NAMED = 10
-"""Schedules and webhooks that are named, each."""
 
 OLD_SECONDS = 600.0
 """A job that waits longer needs attention."""
@@ -91,11 +86,7 @@ async def overview_page(request: Request, access: Viewer) -> HTMLResponse:
 
 async def _read(queue: RedisStreamsQueue, gates: Connection, span: Span) -> dict[str, Any]:
     """Return what the template shows."""
-    (
-        ((stats, warnings), budgets, events, samples),
-        (running, ended, failed),
-        (schedules, webhooks),
-    ) = await asyncio.gather(
+    ((stats, warnings), budgets, events, samples), (running, ended, failed) = await asyncio.gather(
         asyncio.gather(
             views.read_stats(queue, gates),
             _budgets(gates),
@@ -107,10 +98,6 @@ async def _read(queue: RedisStreamsQueue, gates: Connection, span: Span) -> dict
             queue.find_page(JobFilter(statuses=TERMINAL), "", ENDED_SHOWN),
             queue.find_page(JobFilter(statuses={JobStatus.FAILED}), "", FAILED_SHOWN),
         ),
-        asyncio.gather(
-            _readable("schedules", _schedule_attention(queue)),
-            _readable("webhooks", _webhook_attention(queue)),
-        ),
     )
     now = stats["now"] / 1000
     ids = list(dict.fromkeys([*running.ids, *ended.ids, *failed.ids]))
@@ -121,8 +108,6 @@ async def _read(queue: RedisStreamsQueue, gates: Connection, span: Span) -> dict
         "waiting": sum(stats["waiting"].values()),
         "attention": [
             *_attention(stats, warnings, budgets),
-            *schedules,
-            *webhooks,
             *_crash_attention(list(rows.values())),
         ],
         "failed": [
@@ -203,51 +188,6 @@ def _budget_attention(state: BudgetState) -> Attention:
         "/money#budgets",
         "budgets",
     )
-
-
-async def _readable(what: str, reading: Awaitable[list[Attention]]) -> list[Attention]:
-    """Return what needs attention, also that it cannot be read: the rest of the page is shown."""
-    try:
-        return await reading
-    except CommandRefused as error:
-        return [Attention(f"{what} cannot be read: {error}", "bad")]
-
-
-async def _schedule_attention(queue: RedisStreamsQueue) -> list[Attention]:
-    """Return what is wrong with schedules."""
-    found = []
-    for row in schedule_rows(queue.config, await queue.schedules.read())[:MAX_NAMED]:
-        if row.condition == "overdue":
-            late = duration(row.overdue_seconds)
-            text = f"Schedule {row.name} is overdue for {late}: no worker enqueues its job."
-        elif row.condition == "refused":
-            text = f"Schedule {row.name}: its last job was refused: {row.error}"
-        else:
-            continue
-        found.append(Attention(text, "bad", f"/schedules/{row.name}", "the schedule"))
-    return found
-
-
-async def _webhook_attention(queue: RedisStreamsQueue) -> list[Attention]:
-    """Return what is wrong with webhooks."""
-    rows, now = await read_webhooks(queue.outbox, queue.config)
-    found = []
-    for row in rows[:MAX_NAMED]:
-        wait = f"{count(row.waiting, 'message')} {'waits' if row.waiting == 1 else 'wait'}"
-        if row.oldest_at is not None:
-            wait += f", the oldest for {duration(now - row.oldest_at)}"
-        if row.disabled is not None:
-            by = f" by {row.disabled.by}" if row.disabled.by else ""
-            text = f"Webhook {row.name} is disabled{by}: {wait}."
-        elif row.condition == "failing":
-            failed = "delivery" if row.failures == 1 else f"{row.failures:,} deliveries"
-            text = f"Webhook {row.name}: the last {failed} failed; {wait}."
-        elif row.condition == "late":
-            text = f"Webhook {row.name}: {wait}; no worker sends them."
-        else:
-            continue
-        found.append(Attention(text, "caution", f"/webhooks/{row.name}", "the webhook"))
-    return found
 
 
 def _crash_attention(rows: Sequence[JobRow]) -> Iterator[Attention]:
