@@ -11,15 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aragora_q.base import MAX_HOLD_BY_BYTES
+from aragora_q.base import MAX_HOLD_BY_BYTES, MAX_REASON_CHARS
+from aragora_q.formats import count
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.keys import MAX_CHANGES
 
 _OTHER_TYPE = re.compile("WRONGTYPE")  # what a key of another type is read as: nothing
-
-MAX_REASON_CHARS = 2_000
-"""Longest reason that is kept; a longer one is cut."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +47,28 @@ class Change:
     ids: tuple[str, ...]
     """The first of them, at most 10."""
 
+    @property
+    def summary(self) -> str:
+        """Return what was done, such as `cancel 3 jobs` or `set budget total, $50/day`."""
+        thing = "message" if self.subject.startswith("webhook:") else "job"
+        counted = count(self.count, thing) if self.count else ""
+        subject = self.subject.replace(":", " ", 1) or ("" if self.count else "the queue")
+        return f"{self.verb} {', '.join(filter(None, (subject, counted, self.detail)))}"
+
+    @property
+    def has_more(self) -> bool:
+        """True if there are more jobs or messages than are named."""
+        return self.count > len(self.ids)
+
+    @property
+    def what(self) -> str:
+        """Return the summary and the first ids: `cancel 3 jobs: a, b, c`."""
+        ids = [*self.ids, *(["…"] if self.ids and self.has_more else [])]
+        return f"{self.summary}: {', '.join(ids)}" if ids else self.summary
+
 
 async def read_changes(
-    connection: Connection, limit: int = MAX_CHANGES, *, since_ms: int = 0
+    connection: Connection, gates: Connection, limit: int = MAX_CHANGES, *, since_ms: int = 0
 ) -> list[Change]:
     """Return the latest changes of a queue and of its gates, newest first, at most `limit`, from a time on.
 
@@ -60,11 +77,10 @@ async def read_changes(
     Raises:
         AccessDenied: the Redis user may not read them; those of the gates need the rights of `stats` or more.
     """
-    async with connection.open_gates() as gates:
-        found = [
-            *await _read(connection, connection.keys.changes, limit, since_ms),
-            *await _read(gates, connection.gate_keys.named["changes"], limit, since_ms),
-        ]
+    found = [
+        *await _read(connection, connection.keys.changes, limit, since_ms),
+        *await _read(gates, connection.gate_keys.named["changes"], limit, since_ms),
+    ]
     return sorted(found, key=lambda change: change.at, reverse=True)[:limit]
 
 
@@ -104,7 +120,7 @@ def actor_name(name: str) -> bytes:
 
 
 def actor(by: str, reason: str) -> dict[str, Any]:
-    """Return who changes something and why, as scripts take them."""
+    """Return who changes something and why, as scripts take them: each is cut if it is too long."""
     return {
         "by": actor_name(by),
         "reason": reason[:MAX_REASON_CHARS].encode(errors="replace"),

@@ -271,6 +271,13 @@ class Paused:
     reason: str
 
 
+MAX_NAMES = 100
+"""How many schedules, and webhooks, are shown: as many as a configuration may have."""
+
+OVERDUE_SECONDS = 120.0
+"""A schedule whose job is not enqueued this long after it was due needs attention."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScheduleState:
     """What the queue knows of a schedule. Times are Unix seconds of the server's clock, None for none yet."""
@@ -287,6 +294,16 @@ class ScheduleState:
     error: str | None = None
     """Why the job of its last time was refused."""
     paused: Paused | None = None
+
+    def overdue_seconds(self, now: float) -> float:
+        """Return the time since it was due; 0 if it is not, or is paused."""
+        if self.next_at is None or self.paused is not None:
+            return 0.0
+        return max(0.0, now - self.next_at)
+
+    def is_overdue(self, now: float) -> bool:
+        """Return True if its job should be in the queue: no process enqueues it."""
+        return self.overdue_seconds(now) > OVERDUE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -610,6 +627,10 @@ SettleResult = Literal["delivered", "waiting", "failed", "skipped", "settled"]
 begun; nothing changed."""
 
 
+LATE_SECONDS = 900.0
+"""A webhook with a message that has waited this long needs attention."""
+
+
 @dataclass(frozen=True, slots=True)
 class WebhookState:
     """The state of one webhook. Times are in Unix seconds of the server's clock; None: never."""
@@ -626,6 +647,14 @@ class WebhookState:
     last_error_at: float | None = None
     disabled: Paused | None = None
     """`by` is `the target` if it answered that it wants no more messages."""
+
+    def oldest_seconds(self, now: float) -> float:
+        """Return how long the oldest message waits; 0 if none does."""
+        return 0.0 if self.oldest_at is None else max(0.0, now - self.oldest_at)
+
+    def is_late(self, now: float) -> bool:
+        """Return True if messages are not delivered, although the webhook is not disabled."""
+        return self.disabled is None and self.oldest_seconds(now) > LATE_SECONDS
 
 
 class DeliveryTotals(NamedTuple):
@@ -665,20 +694,24 @@ class Outbox(ABC):
     async def states(self, names: Sequence[str]) -> WebhooksRead:
         """Return the state of these webhooks, also of those that have had no message yet."""
 
+    async def read(self) -> WebhooksRead:
+        """Return the state of the webhooks that the queue knows, MAX_NAMES at most."""
+        return await self.states(sorted(await self.known())[:MAX_NAMES])
+
     @abstractmethod
     async def known(self) -> set[str]:
         """Return the names of all webhooks of which the queue has a state."""
 
     @abstractmethod
     async def deliveries(self, names: Sequence[str], limit: int) -> list[Delivery]:
-        """Return the newest messages of these webhooks, newest first, also those that ended."""
+        """Return the newest messages of these webhooks, at most `limit`, newest first; also ended ones."""
 
     @abstractmethod
     async def redeliver(self, ids: Sequence[str], *, by: str = "", reason: str = "") -> list[str]:
         """Send messages again that were delivered or given up, or now if they wait.
 
-        Returns one result per id: `redelivered`, `waiting` (it is due now), `full` (MAX_OUTBOX messages of the
-        webhook wait) or `unknown` (or too old).
+        Returns one result per id: `redelivered`, `waiting` (it is due now), `full` (MAX_OUTBOX messages
+        wait) or `unknown` (or too old).
         """
 
     @abstractmethod
@@ -688,6 +721,13 @@ class Outbox(ABC):
     @abstractmethod
     async def disable(self, name: str, *, by: str = "", reason: str = "") -> bool:
         """Let a webhook's messages wait. Returns False if it was disabled already: then nothing changes."""
+
+    @abstractmethod
+    async def forget(self, name: str, *, by: str = "", reason: str = "") -> bool:
+        """Delete the state and the messages of a webhook that no configuration has any more.
+
+        Returns False if there are none.
+        """
 
 
 class WorkQueue(JobQueue):
@@ -771,11 +811,17 @@ class WorkQueue(JobQueue):
 
     @abstractmethod
     async def purge(
-        self, status: JobStatus, *, older_than_seconds: float | None = None, dry_run: bool = False
+        self,
+        status: JobStatus,
+        *,
+        older_than_seconds: float | None = None,
+        dry_run: bool = False,
+        by: str = "",
+        reason: str = "",
     ) -> PurgeResult:
         """Delete ended jobs past retention, or older than `older_than_seconds`: one bounded step.
 
-        `dry_run` only counts them.
+        `dry_run` only counts them. `by` is the operator who asked for it; empty: it is maintenance.
         """
 
     @abstractmethod

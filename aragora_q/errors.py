@@ -9,6 +9,7 @@ Raised by every module. The command line prints the message and then `hint`, and
     ├── InvalidPayload           65   invalid job data (also a ValueError: never retried)
     │   └── GroupSealed          65   the group takes no more jobs
     ├── JobNotFound               3   no such job, or past the retention time
+    ├── JobNotEnded              75   the job is live: what was asked for exists once it has ended
     ├── NothingFound              3   no job or group of this name, or no job that matches
     ├── GroupNotFound             3   no such group, or all its jobs were purged
     ├── BudgetNotFound            3   no such budget
@@ -138,6 +139,18 @@ class JobNotFound(AragoraQError):
             f"job {job_id:.100} not found in queue {queue}",
             hint="check --queue, and the database number in REDIS_URL; the job may also have expired "
             "(ended more than the retention time ago)",
+        )
+
+
+class JobNotEnded(AragoraQError):
+    """The job has not ended: what was asked for exists once it has."""
+
+    exit_code = 75
+
+    def __init__(self, job_id: str, status: str) -> None:
+        super().__init__(
+            f"job {job_id:.100} has not ended: it is {status}",
+            hint=f"aragora-q wait {job_id:.100} waits until it has",
         )
 
 

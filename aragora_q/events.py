@@ -61,8 +61,9 @@ def job_event(
 ) -> dict[str, Any]:
     """Return an event of one job, or of the queue itself, as JSON.
 
-    `event_id` (for --after), `at` (Unix ms), `event`, `id`, `worker_id`, `progress`; `group`, `tenant` and
-    `tags` as of now. Null where they do not apply; `tags` is an object.
+    `event_id` (for --after), `at` (Unix ms), `event`, `id`, `worker_id`, `by` (who changed it, if
+    an operator did) and `reason`, `progress`; `group`, `tenant` and `tags` as of now. Null where they do not
+    apply; `tags` is an object.
     """
     return {
         "event_id": event["id"],
@@ -70,8 +71,10 @@ def job_event(
         "event": event.get("event"),
         "id": job_id,
         "worker_id": event.get("worker"),
+        "by": event.get("by") or None,
+        "reason": event.get("reason") or None,
         "progress": _progress(event),
-        "group": labels.get("group"),
+        "group": labels.get("group") or event.get("group"),
         "tenant": labels.get("tenant"),
         "tags": labels.get("tags", {}),
     }

@@ -362,6 +362,8 @@ class DebateResult:
     """Replies that were taken over from it: they cost nothing here, and are in no count of calls or tokens."""
     degraded: bool = False
     """True if a fallback answered for an agent, or a seat dropped out."""
+    problems: list[dict[str, str]] = field(default_factory=list)
+    """What `error` says, one row each: `code`, such as `dropped` or `fallback`, and `text`."""
     record: dict[str, Any] = field(default_factory=dict)
     """What was asked of whom: `version`, `prompt_version`, `settings`, `price_list`, `started_at` (Unix
     seconds), `nonce`, `labels`."""

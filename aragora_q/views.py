@@ -6,6 +6,7 @@ Unix ms, or null. Used by the command line and by the console. Text for people i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from aragora_q.base import Group, Hold, Job
-from aragora_q.errors import AragoraQError
+from aragora_q.errors import AragoraQError, JobNotEnded, JobNotFound, TryAgain
 from aragora_q.formats import count, duration
 from aragora_q.money import MICROS
 
 if TYPE_CHECKING:
-    from aragora_q.contracts import Paused
+    from aragora_q.changes import Change
+    from aragora_q.contracts import Paused, SchedulesRead, WebhooksRead
     from aragora_q.gates.accounts import Account, Accounts
     from aragora_q.gates.book import Book, Budget
     from aragora_q.gates.overrides import Override
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
 
 MAX_CLOSED = 5
-"""Closed providers among the warnings."""
+"""Closed providers among the warnings; schedules, and webhooks, likewise."""
 
 
 class HoldJson(TypedDict):
@@ -206,6 +208,25 @@ class ClosedProvider(TypedDict):
     seconds: float | None
 
 
+class FailingSchedule(TypedDict):
+    """A schedule whose job is not enqueued. `error`: why it was refused, if it was."""
+
+    schedule: str
+    overdue_seconds: float
+    error: str | None
+
+
+class FailingWebhook(TypedDict):
+    """A webhook whose messages are not delivered. `disabled`: by whom, when and why, if it is."""
+
+    webhook: str
+    waiting: int
+    oldest_waiting_seconds: float
+    failures: int
+    last_error: str | None
+    disabled: OverrideJson | None
+
+
 class StatsJson(TypedDict):
     """The state of a queue. Each worker has also what it registered, as text."""
 
@@ -242,6 +263,8 @@ class StatsJson(TypedDict):
     running_jobs: list[RunningJob]
     spent_today: SpentJson | None
     closed_providers: list[ClosedProvider] | None
+    failing_schedules: list[FailingSchedule]
+    failing_webhooks: list[FailingWebhook]
     warnings: list[str]
 
 
@@ -298,6 +321,37 @@ def paused_json(paused: Paused | None) -> OverrideJson | None:
     if paused is None:
         return None
     return {"by": paused.by, "at": round(paused.at * 1000), "reason": paused.reason}
+
+
+class ChangeJson(TypedDict):
+    """What an operator changed with one command, from its first call, `since`, to its last one, `at`."""
+
+    id: str
+    at: int
+    since: int
+    verb: str
+    subject: str | None
+    by: str
+    reason: str | None
+    detail: str | None
+    count: int
+    ids: list[str]
+
+
+def change_json(change: Change) -> ChangeJson:
+    """Return what an operator changed."""
+    return {
+        "id": change.id,
+        "at": change.at,
+        "since": change.since,
+        "verb": change.verb,
+        "subject": change.subject or None,
+        "by": change.by,
+        "reason": change.reason or None,
+        "detail": change.detail or None,
+        "count": change.count,
+        "ids": list(change.ids),
+    }
 
 
 def job_json(job: Job) -> JobJson:
@@ -369,6 +423,33 @@ def without_content(found: Mapping[str, Any]) -> dict[str, Any]:
             for line in kept["history"]
         ]
     return kept
+
+
+async def read_receipt(queue: RedisStreamsQueue, job_id: str) -> bytes:
+    """Return the receipt of an ended job, without a newline; signed if the configuration has a key.
+
+    Raises:
+        JobNotFound: the job is unknown or past retention.
+        JobNotEnded: it has not ended.
+        TryAgain: it changed meanwhile.
+        InvalidPayload: its data is corrupted, or cannot be in a receipt.
+    """
+    from aragora_q.report import read_calls  # noqa: PLC0415 - most commands need none
+    from aragora_q.report.receipt import make_receipt  # noqa: PLC0415 - likewise
+
+    job = await queue.get_job(job_id)
+    if job is None:
+        raise JobNotFound(job_id, queue.config.queue)
+    if not job.status.is_terminal:
+        raise JobNotEnded(job_id, job.status.value)
+    journal = await queue.tracker.checkpoints(job_id)
+    if await queue.get_job(job_id) != job:  # a requeue, or the retention time
+        raise TryAgain(f"job {job_id} changed while it was read", hint="try again")
+    calls = read_calls(journal, (job.result or {}).get("transcript"))
+    key = queue.config.receipt_key
+    secret = key.get_secret_value() if key else None
+    # In a thread: a job may have many megabytes.
+    return await asyncio.to_thread(make_receipt, queue.config.queue, job, calls, secret)
 
 
 def debate_json(job: Job, calls: Calls) -> DebateJson:
@@ -487,7 +568,7 @@ class StatsWarning(NamedTuple):
     """Something that needs an operator's attention."""
 
     text: str
-    about: Literal["", "workers", "providers", "failed"] = ""
+    about: Literal["", "workers", "providers", "schedules", "webhooks", "failed"] = ""
     """What to look at; blank: what the text says."""
 
 
@@ -524,6 +605,8 @@ async def read_stats(
         ],
         "spent_today": spent,
         "closed_providers": closed,
+        "failing_schedules": failing_schedules(await queue.schedules.read()),
+        "failing_webhooks": failing_webhooks(await queue.outbox.read()),
         "warnings": [],
     }
     warnings = [*_warnings(found), *(StatsWarning(each, "providers") for each in trouble)]
@@ -579,6 +662,8 @@ def _warnings(stats: StatsJson) -> Iterator[StatsWarning]:
     if used_bytes and max_bytes and used_bytes > 0.9 * max_bytes:
         yield StatsWarning(f"Redis memory is {used_bytes / max_bytes:.0%} full")
     yield from _provider_warnings(stats["closed_providers"] or ())
+    yield from _schedule_warnings(stats["failing_schedules"])
+    yield from _webhook_warnings(stats["failing_webhooks"])
     if failed := stats["throughput"]["failed_15m"]:
         text = f"{count(failed, 'job')} failed within 15 min: run aragora-q list --status failed"
         yield StatsWarning(text, "failed")
@@ -595,6 +680,76 @@ def _provider_warnings(closed: Sequence[ClosedProvider]) -> Iterator[StatsWarnin
     if (more := len(closed) - MAX_CLOSED) > 0:
         text = f"{count(more, 'more provider')} {'takes' if more == 1 else 'take'} no calls"
         yield StatsWarning(text, "providers")
+
+
+def failing_schedules(read: SchedulesRead) -> list[FailingSchedule]:
+    """Return the schedules that are overdue, or whose last job was refused; the longest overdue first."""
+    return sorted(
+        (
+            {
+                "schedule": name,
+                "overdue_seconds": round(state.overdue_seconds(read.now), 3),
+                "error": state.error,
+            }
+            for name, state in read.states.items()
+            if state.is_overdue(read.now) or state.error is not None
+        ),
+        key=lambda each: -each["overdue_seconds"],
+    )
+
+
+def failing_webhooks(read: WebhooksRead) -> list[FailingWebhook]:
+    """Return the webhooks that are disabled, or whose messages are late; the one that waits longest first."""
+    return sorted(
+        (
+            {
+                "webhook": name,
+                "waiting": state.waiting,
+                "oldest_waiting_seconds": round(state.oldest_seconds(read.now), 3),
+                "failures": state.failures,
+                "last_error": state.last_error or None,
+                "disabled": _paused_json(state.disabled),
+            }
+            for name, state in read.states.items()
+            if state.disabled or state.is_late(read.now)
+        ),
+        key=lambda each: -each["oldest_waiting_seconds"],
+    )
+
+
+def _schedule_warnings(failing: Sequence[FailingSchedule]) -> Iterator[StatsWarning]:
+    for each in failing[:MAX_CLOSED]:
+        name = each["schedule"]
+        if each["error"] is not None:
+            yield StatsWarning(
+                f"schedule {name}: its last job was refused: {each['error']}", "schedules"
+            )
+        else:
+            since = duration(each["overdue_seconds"])
+            text = f"schedule {name} was due {since} ago, and its job is not enqueued"
+            yield StatsWarning(f"{text}: see aragora-q schedule list", "schedules")
+    if (more := len(failing) - MAX_CLOSED) > 0:
+        text = f"{count(more, 'more schedule')} {'needs' if more == 1 else 'need'} attention"
+        yield StatsWarning(f"{text}: see aragora-q schedule list", "schedules")
+
+
+def _webhook_warnings(failing: Sequence[FailingWebhook]) -> Iterator[StatsWarning]:
+    for each in failing[:MAX_CLOSED]:
+        name, wait = each["webhook"], f"{count(each['waiting'], 'message')}"
+        if disabled := each["disabled"]:
+            why = f" ({disabled['reason']})" if disabled["reason"] else ""
+            text = f"webhook {name} is disabled by {disabled['by']}{why}, {wait} waiting"
+            yield StatsWarning(
+                f"{text}: to enable it, run aragora-q webhook enable {name}", "webhooks"
+            )
+        else:
+            since = duration(each["oldest_waiting_seconds"])
+            why = f": {each['last_error']}" if each["last_error"] else ": no worker tries"
+            text = f"webhook {name}: {wait} waiting, the oldest for {since}{why}"
+            yield StatsWarning(text, "webhooks")
+    if (more := len(failing) - MAX_CLOSED) > 0:
+        text = f"{count(more, 'more webhook')} {'needs' if more == 1 else 'need'} attention"
+        yield StatsWarning(f"{text}: see aragora-q webhook list", "webhooks")
 
 
 def _worker_warnings(stats: StatsJson) -> Iterator[StatsWarning]:
@@ -696,6 +851,12 @@ async def budget_json(book: Book, found: Budget) -> BudgetJson:
             async for each in spendings
         ],
     }
+
+
+def _paused_json(paused: Paused | None) -> OverrideJson | None:
+    if paused is None:
+        return None
+    return {"by": paused.by, "at": round(paused.at * 1000), "reason": paused.reason}
 
 
 def _override_json(override: Override | None) -> OverrideJson | None:

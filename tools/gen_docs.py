@@ -351,13 +351,15 @@ def plain(example: str) -> str:
 
 
 def commands() -> dict[str, Any]:
-    """Return every command by its full name, including subcommands."""
+    """Return every command by its full name, with subcommands; the default one by its group's."""
     found: dict[str, Any] = {}
     for name in cli.COMMANDS:
         command = cli._load(name)  # noqa: SLF001
         subcommands = getattr(command, "commands", None)
         if subcommands:
-            found |= {f"{name} {sub}": each for sub, each in subcommands.items()}
+            default = getattr(command, "default", None)
+            for sub, each in subcommands.items():
+                found[name if sub == default else f"{name} {sub}"] = each
         else:
             found[name] = command
     return found

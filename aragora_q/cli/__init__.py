@@ -33,6 +33,7 @@ COMMANDS = {
     "worker": "Run a worker until it receives SIGTERM.",
     "status": "Show jobs in full.",
     "show": "Render a debate, or all of a group as one document.",
+    "receipt": "Write the receipt of an ended job, or verify one.",
     "wait": "Wait until jobs have ended, and show their results.",
     "list": "List jobs, newest first.",
     "tail": "Follow the events of the queue.",
@@ -50,6 +51,7 @@ COMMANDS = {
     "providers": "List, pause and resume providers of models.",
     "schedule": "List, run, pause and resume schedules.",
     "webhook": "List, test and redeliver messages of webhooks.",
+    "changes": "Show what operators did, and why.",
     "stats": "Show backlog, workers and throughput.",
     "spend": "Show what paid calls cost, by day, agent, model, tenant.",
     "reap": "Reclaim jobs of dead workers (for cron).",
@@ -199,6 +201,8 @@ def _passed_on(
     """Return the arguments of a command, or of the subcommand that they name, with options before them."""
     subcommands = getattr(command, "commands", None)
     if subcommands is not None:
+        if complete := getattr(command, "with_subcommand", None):
+            args = complete(args)
         first, *rest = args or [""]
         if first not in subcommands:
             return args  # help, or an error

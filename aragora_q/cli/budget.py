@@ -173,11 +173,13 @@ async def _set(
     f"Exit codes:\n  0 ok   3 no such budget\n  {CODES}",
 )
 @with_queue
-async def reset(queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False) -> None:
+async def reset(
+    queue: RedisStreamsQueue, *, name: Name, reason: Reason = "", as_json: AsJson = False
+) -> None:
     """Let what workers declare apply again. What was spent stays."""
     async with _open_book(queue) as book:
         before = await _require(queue, book, name)
-        is_reset = await book.reset_budget(name)
+        is_reset = await book.reset_budget(name, by=options.operator(), reason=reason)
         found = await book.budget(name)
         if as_json:
             # JSON: `name`, `reset` (false: nothing was set), `budget` (as of show; null: none applies now).

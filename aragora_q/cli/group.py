@@ -146,6 +146,7 @@ def seal(
         ),
     ] = None,
     notify: Notify = None,
+    reason: Reason = "",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -158,7 +159,15 @@ def seal(
     settings = load()
     follower = None if then is None else _read_follower(load, settings, name, then, quiet=quiet)
     options.run(
-        _seal(settings, name, follower, options.split_names(notify), as_json=as_json, quiet=quiet)
+        _seal(
+            settings,
+            name,
+            follower,
+            options.split_names(notify),
+            reason,
+            as_json=as_json,
+            quiet=quiet,
+        )
     )
 
 
@@ -190,6 +199,7 @@ async def _seal(
     name: str,
     then: Job | None,
     notify: list[str],
+    reason: str,
     *,
     as_json: bool,
     quiet: bool,
@@ -198,7 +208,9 @@ async def _seal(
     from aragora_q import views
 
     async with options.open_queue(settings) as queue:
-        is_new = await queue.seal_group(name, then, notify=notify)
+        is_new = await queue.seal_group(
+            name, then, notify=notify, by=options.operator(), reason=reason
+        )
         found = await _require_group(queue, name)
     if as_json:
         output.json_line({**views.group_json(found), "sealed": is_new})

@@ -66,6 +66,12 @@ def write(text: str) -> None:
     _write(f"{text}\n")
 
 
+def data(content: bytes) -> None:
+    """Write bytes as they are, whatever the encoding of the locale."""
+    flush()
+    sys.stdout.buffer.write(content)
+
+
 def lines(rows: Iterable[str]) -> None:
     """Write lines of data, escaped."""
     for row in rows:

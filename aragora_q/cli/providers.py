@@ -125,7 +125,12 @@ async def pause(
 )
 @with_queue
 async def resume(
-    queue: RedisStreamsQueue, *, name: Name, as_json: AsJson = False, quiet: Quiet = False
+    queue: RedisStreamsQueue,
+    *,
+    name: Name,
+    reason: Reason = "",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Let calls to a provider begin again.
 
@@ -133,7 +138,9 @@ async def resume(
     jobs that were put off keep their due times.
     """
     async with _open_accounts(queue) as accounts:
-        changed, account, paused_by = await accounts.resume(name)
+        changed, account, paused_by = await accounts.resume(
+            name, by=options.operator(), reason=reason
+        )
     if account:
         whose = "" if paused_by == account else f" with {paused_by}"
         raise typer.BadParameter(

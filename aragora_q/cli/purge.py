@@ -11,7 +11,7 @@ import typer
 from aragora_q.base import TERMINAL, JobStatus
 from aragora_q.cli import options, output
 from aragora_q.cli.filters import GivenFilter, with_filter
-from aragora_q.cli.options import AsJson, DryRun, LoadConfig, Quiet, Yes, with_config
+from aragora_q.cli.options import AsJson, DryRun, LoadConfig, Quiet, Reason, Yes, with_config
 from aragora_q.cli.selection import Ids, Selection, confirm, says_where_it_stopped
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def purge(
             help="Minimum age: 90s, 15m, 36h, 7d. [default: retention time; with a filter, any age]",
         ),
     ] = None,
+    reason: Reason = "",
     dry_run: DryRun = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -67,14 +68,14 @@ def purge(
         selection = Selection(
             "purge", TERMINAL, ids, given, dry_run=False, yes=True, as_json=as_json, quiet=quiet
         )
-        return options.run(_purge_ids(settings, selection))
+        return options.run(_purge_ids(settings, selection, reason))
     if given.has_more_than_statuses:
         purged = options.run(
-            _purge_matching(settings, given, older_than, dry_run=dry_run, asks=not yes)
+            _purge_matching(settings, given, older_than, reason, dry_run=dry_run, asks=not yes)
         )
     else:
         purged = _purge_old(
-            settings, given.statuses or TERMINAL, older_than, dry_run=dry_run, yes=yes
+            settings, given.statuses or TERMINAL, older_than, reason, dry_run=dry_run, yes=yes
         )
     if as_json:
         # JSON: `dry_run`, `purged` (number of jobs by status).
@@ -85,12 +86,13 @@ def purge(
     return 0
 
 
-async def _purge_ids(settings: QueueConfig, selection: Selection) -> int:
+async def _purge_ids(settings: QueueConfig, selection: Selection, reason: str) -> int:
     """Delete jobs by id; JSON: `id`, `deleted` (false: it has not ended), `status` (null if deleted)."""
+    by = options.operator()
     async with options.open_queue(settings) as queue:
 
         async def work(job_ids: list[str]) -> int:
-            results = await queue.purge_many(job_ids)
+            results = await queue.purge_many(job_ids, by=by, reason=reason)
             for job_id, result in selection.to_print(queue, job_ids, results):
                 deleted = result == "purged"
                 if selection.as_json:
@@ -110,6 +112,7 @@ def _purge_old(
     settings: QueueConfig,
     statuses: frozenset[JobStatus],
     older_than: float | None,
+    reason: str,
     *,
     dry_run: bool,
     yes: bool,
@@ -125,14 +128,16 @@ def _purge_old(
             "this deletes jobs younger than the retention time: add --yes to confirm",
             param_hint="--older-than",
         )
-    purged = options.run(_purge(settings, statuses, older_than, dry_run=dry_run or must_ask))
+    purged = options.run(
+        _purge(settings, statuses, older_than, reason, dry_run=dry_run or must_ask)
+    )
     if must_ask:
         retention = output.duration(settings.retention_ms / 1000)
         jobs = output.count(sum(purged.values()), "job")
         typer.confirm(
             f"Delete {jobs}, possibly some younger than {retention}?", abort=True, err=True
         )
-        purged = options.run(_purge(settings, statuses, older_than, dry_run=False))
+        purged = options.run(_purge(settings, statuses, older_than, reason, dry_run=False))
     return purged
 
 
@@ -140,11 +145,13 @@ async def _purge_matching(
     settings: QueueConfig,
     given: GivenFilter,
     older_than: float | None,
+    reason: str,
     *,
     dry_run: bool,
     asks: bool,
 ) -> dict[str, int]:
     """Delete all ended jobs that match; return counts by status."""
+    by = options.operator()
     async with options.open_queue(settings) as queue:
         wanted = await given.resolve(queue, TERMINAL)
         if older_than is not None:
@@ -170,7 +177,8 @@ async def _purge_matching(
         ):
             for name, part in by_status.items():
                 async for page in queue.find(part, with_expired=True):
-                    purged[name] += (await queue.purge_many(page)).count("purged")
+                    results = await queue.purge_many(page, by=by, reason=reason)
+                    purged[name] += results.count("purged")
                     done = sum(purged.values())
                     bar.show(done, f"{done:,} of {output.count(max(done, total), 'job')}")
     return purged
@@ -180,6 +188,7 @@ async def _purge(
     settings: QueueConfig,
     statuses: frozenset[JobStatus],
     older_than_seconds: float | None,
+    reason: str,
     *,
     dry_run: bool,
 ) -> dict[str, int]:
@@ -187,6 +196,11 @@ async def _purge(
 
     async with options.open_queue(settings) as queue:
         purged = await purge_pass(
-            queue, statuses=statuses, older_than_seconds=older_than_seconds, dry_run=dry_run
+            queue,
+            statuses=statuses,
+            older_than_seconds=older_than_seconds,
+            dry_run=dry_run,
+            by=options.operator(),
+            reason=reason,
         )
     return {status.value: number for status, number in purged.items()}

@@ -12,9 +12,13 @@ from aragora_q import events
 from aragora_q.cli import output
 from aragora_q.cli.options import AsJson, check_ids, with_queue
 from aragora_q.errors import InvalidPayload, JobNotFound
+from aragora_q.formats import truncate
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
+
+MAX_REASON_CHARS = 100
+"""Characters of a reason in a line."""
 
 EPILOG = """\b
 Examples:
@@ -86,8 +90,12 @@ def _line(event: Mapping[str, Any]) -> str:
     parts = [layout.clock(event["at"]), f"{event['event']:<10}", event["id"] or ""]
     if event["worker_id"]:
         parts.append(f"by {event['worker_id']}")
+    if event["by"]:
+        parts.append(f"by {event['by']}")
     parts += [f"{name} {event[name]}" for name in ("group", "tenant") if event[name]]
     parts.append(job_text.tags_text(event["tags"]))
     if event["progress"] is not None:
         parts.append(job_text.progress_text(event["progress"]))
+    if event["reason"]:
+        parts.append(truncate(event["reason"], MAX_REASON_CHARS))
     return "  ".join(filter(None, parts)).rstrip()

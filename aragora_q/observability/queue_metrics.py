@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -23,6 +24,7 @@ from prometheus_client.registry import Collector
 
 from aragora_q._version import __version__
 from aragora_q.base import QueueStats
+from aragora_q.contracts import MAX_NAMES, DeliveryTotals, SchedulesRead, WebhooksRead
 from aragora_q.errors import AragoraQError
 from aragora_q.gates.accounts import CLOSED_BY, Account
 from aragora_q.gates.overview import BudgetState, Overview, read_overview
@@ -49,7 +51,7 @@ SCRAPE_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The result of one scrape. What did not answer is None: `stats` and `server`, or the gates."""
+    """The result of one scrape. What did not answer is None: the gates, or all else."""
 
     queue: str
     stats: QueueStats | None = None
@@ -57,10 +59,12 @@ class Snapshot:
     seconds: float = 0.0
     """Time that Redis took to answer."""
     gates: Overview | None = None
+    schedules: SchedulesRead | None = None
+    webhooks: WebhooksRead | None = None
 
 
 async def snapshot(queue: RedisStreamsQueue, gates: Connection) -> Snapshot:
-    """Read statistics of the queue, its server and the gates.
+    """Read statistics of the queue, of its schedules, webhooks and server, and of the gates.
 
     Raises:
         RedisUnreachable, AccessDenied, TryAgain: Redis does not answer for the queue.
@@ -68,11 +72,14 @@ async def snapshot(queue: RedisStreamsQueue, gates: Connection) -> Snapshot:
     started_at = time.monotonic()
     server = await check_server(queue.connection)
     stats = await queue.get_queue_stats()
+    schedules = await queue.schedules.read()
+    webhooks = await queue.outbox.read()
     try:
         overview = await read_overview(gates, with_budgets=True)
     except (AragoraQError, ValueError):  # on a cluster, they may be on another node
         overview = None
-    return Snapshot(queue.config.queue, stats, server, time.monotonic() - started_at, overview)
+    seconds = time.monotonic() - started_at
+    return Snapshot(queue.config.queue, stats, server, seconds, overview, schedules, webhooks)
 
 
 async def snapshot_or_nothing(queue: RedisStreamsQueue, gates: Connection) -> Snapshot:
@@ -105,10 +112,12 @@ class QueueCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         snapshot = self._take_snapshot()
-        if snapshot.stats is not None and snapshot.server is not None:
+        if snapshot.stats and snapshot.server and snapshot.schedules and snapshot.webhooks:
             yield from _of_backlog(snapshot.queue, snapshot.stats)
             yield from _of_maintenance(snapshot.queue, snapshot.stats)
             yield from _of_server(snapshot.server)
+            yield from _of_schedules(snapshot.queue, snapshot.schedules)
+            yield from _of_webhooks(snapshot.queue, snapshot.webhooks)
             yield _gauge("gates_scrape_success", "1 if the gates answered this scrape.",
                          snapshot.queue, snapshot.gates is not None)  # fmt: skip
         if snapshot.gates is not None:
@@ -193,6 +202,57 @@ def _of_maintenance(queue: str, stats: QueueStats) -> Iterator[Metric]:
         yield _gauge(f"queue_last_{name}_timestamp_seconds",
                      f"Unix time of the last successful {name} pass; 0: never.",
                      queue, (last_at or 0) / 1000)  # fmt: skip
+
+
+def _of_schedules(queue: str, read: SchedulesRead) -> Iterator[Metric]:
+    """Yield the schedules that Redis knows: this process' configuration may have others, or none."""
+    missed = CounterMetricFamily(
+        "aragora_q_queue_schedule_missed",
+        "Times of a schedule that passed without a job.",
+        labels=("queue", "schedule"),
+    )
+    states = dict(islice(read.states.items(), MAX_NAMES))
+    for name, state in states.items():
+        missed.add_metric((queue, name), state.missed)
+    yield missed
+    next_at = {name: each.next_at for name, each in states.items() if each.next_at is not None}
+    overdue = {name: each.overdue_seconds(read.now) for name, each in states.items()}
+    paused = {name: float(each.paused is not None) for name, each in states.items()}
+    refused = {name: float(each.error is not None) for name, each in states.items()}
+    for metric, text, values in (
+        ("next_timestamp_seconds", "Unix time at which a schedule is due next.", next_at),
+        ("overdue_seconds", "Time since a schedule was due; 0: it is not, or is paused.", overdue),
+        ("paused", "1 if the schedule is paused.", paused),
+        ("refused", "1 if the last job of the schedule was refused.", refused),
+    ):
+        yield _by(f"queue_schedule_{metric}", text, queue, "schedule", values)
+
+
+def _of_webhooks(queue: str, read: WebhooksRead) -> Iterator[Metric]:
+    states = read.states
+    oldest = {name: each.oldest_seconds(read.now) for name, each in states.items()}
+    disabled = {name: float(each.disabled is not None) for name, each in states.items()}
+    waiting = {name: each.waiting for name, each in states.items()}
+    failures = {name: each.failures for name, each in states.items()}
+    for metric, text, values in (
+        ("waiting", "Messages that wait to be delivered.", waiting),
+        (
+            "oldest_waiting_age_seconds",
+            "How long the oldest message waits; 0 if none does.",
+            oldest,
+        ),
+        ("failures", "Failed attempts since the last message was delivered.", failures),
+        ("disabled", "1 if the webhook is disabled: its messages wait.", disabled),
+    ):
+        yield _by(f"queue_webhook_{metric}", text, queue, "webhook", values)
+    deliveries = CounterMetricFamily(
+        "aragora_q_queue_webhook_deliveries",
+        "Messages that were delivered, given up (failed) or dropped since the queue was created.",
+        labels=("queue", "result"),
+    )
+    for result in DeliveryTotals._fields:
+        deliveries.add_metric((queue, result), getattr(read.totals, result))
+    yield deliveries
 
 
 def _of_spending(queue: str, spent: Spent) -> Iterator[Metric]:

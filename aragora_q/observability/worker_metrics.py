@@ -18,9 +18,10 @@ from aragora_q._version import __version__
 from aragora_q.context import NOT_BILLED, Call, Settlement
 
 OUTCOMES = ("completed", "retrying", "failed", "released", "held", "lost", "cancelled")
+DELIVERY_RESULTS = ("delivered", "failed")
 _DURATION_BUCKETS = (0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600)
 _LATENCY_BUCKETS = (0.005, 0.05, 0.5, 1, 5, 15, 60, 300, 900, 3600)
-_DELIVERY_BUCKETS = (0.05, 0.1, 0.5, 1, 2, 5, 15, 30, 60, 120)
+_DELIVERY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120)
 _WAIT_BUCKETS = (0.005, 0.05, 0.5, 1, 2, 5, 15, 30, 60)
 
 MAX_MODELS = 100
@@ -122,10 +123,6 @@ class WorkerMetrics:
             "Time in the lane before an attempt started.",
             buckets=_LATENCY_BUCKETS,
         )
-        self.active = metric(Gauge, "jobs_active", "Jobs that this worker is running.")
-        self.concurrency = metric(
-            Gauge, "concurrency", "Maximum number of jobs that this worker runs at once."
-        )
         deliveries = metric(
             Histogram,
             "webhook_delivery_duration_seconds",
@@ -133,7 +130,11 @@ class WorkerMetrics:
             "result",
             buckets=_DELIVERY_BUCKETS,
         )
-        self.deliveries = {result: deliveries(result) for result in ("delivered", "failed")}
+        self.deliveries = {result: deliveries(result) for result in DELIVERY_RESULTS}
+        self.active = metric(Gauge, "jobs_active", "Jobs that this worker is running.")
+        self.concurrency = metric(
+            Gauge, "concurrency", "Maximum number of jobs that this worker runs at once."
+        )
         self.leases_lost = metric(Counter, "leases_lost", "Running jobs whose lease was lost.")
         self.redis_errors: Callable[[str], Any] = metric(
             Counter, "redis_errors", "Failed calls to Redis, by kind of error.", "kind"

@@ -193,6 +193,7 @@ SCRIPTS: Mapping[str, Any] = {
     "suspend": PerItem(_words("held cancelled lost")),
     "unhold": PerItem(bytes),
     "unregister": int,
+    "webhook_forget": _words("changed unchanged"),
     "webhook_states": (int, ..., (int, int, bytes, bytes, bytes, bytes, bytes)),
     "webhook_switch": _words("changed unchanged"),
 }

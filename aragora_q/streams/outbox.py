@@ -108,6 +108,10 @@ class RedisOutbox(Outbox):
     async def disable(self, name: str, *, by: str = "", reason: str = "") -> bool:
         return await self._switch(name, 0, by, reason)
 
+    async def forget(self, name: str, *, by: str = "", reason: str = "") -> bool:
+        result = await self._connection.run("webhook_forget", webhook=name, **actor(by, reason))
+        return bool(result == b"changed")
+
     async def _switch(self, name: str, enabled: int, by: str, reason: str) -> bool:
         result = await self._connection.run(
             "webhook_switch", webhook=name, enabled=enabled, **actor(by, reason)

@@ -603,7 +603,8 @@ class RedisStreamsQueue(WorkQueue):
 
     async def changes(self, limit: int = MAX_CHANGES, *, since_ms: int = 0) -> list[Change]:
         """Return what operators did, newest first: see `read_changes`."""
-        return await read_changes(self.connection, limit, since_ms=since_ms)
+        async with self.connection.open_gates() as gates:
+            return await read_changes(self.connection, gates, limit, since_ms=since_ms)
 
     async def events(self, after: str | None = None) -> AsyncIterator[dict[str, str]]:
         """Iterate over the queue's transitions as they happen, without end.

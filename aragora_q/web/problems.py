@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from aragora_q.errors import (
     AragoraQError,
     InvalidPayload,
+    JobNotEnded,
     NotDurable,
     QueueClosed,
     TryAgain,
@@ -127,6 +128,8 @@ def status_of(error: AragoraQError) -> HTTPStatus:
     """Return the status of the answer to an error."""
     if isinstance(error, RequestRefused | Conflict):
         return error.status
+    if isinstance(error, JobNotEnded):
+        return HTTPStatus.CONFLICT
     if isinstance(error, NotLoggedIn):
         return HTTPStatus.UNAUTHORIZED
     return STATUSES.get(error.exit_code, HTTPStatus.INTERNAL_SERVER_ERROR)

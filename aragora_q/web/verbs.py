@@ -32,8 +32,6 @@ class Verb:
     """Answers that mean that a job was changed."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """What other answers say of a job, if that is not `had already ended`."""
-    keeps_reason: bool = True
-    """False: it takes neither a reason nor who did it, because nothing is left to keep them with."""
     refused: frozenset[str] = frozenset()
     """Answers of jobs in a state in which it makes no sense; other jobs that do not change are so already."""
     repeats: bool = False
@@ -113,7 +111,6 @@ VERBS = {
         Verb(
             "purge", "deleted", TERMINAL, _purge, frozenset({"purged"}),
             {"purged": "is deleted", **_LIVE},
-            keeps_reason=False,
         ),
     )
 }  # fmt: skip

@@ -229,14 +229,14 @@ class DebateWorker:
         schedules and webhooks.
         """
         self._runner.reconfigure(config)
-        names = ("drain_timeout_seconds", "budgets", "providers", "webhooks")
+        names = ("drain_timeout_seconds", "budgets", "providers")
         self._config = self._config.model_copy(
             update={name: getattr(config, name) for name in names}
         )
-        self._deliverer.reconfigure(self._config)
         if self._gates is not None:
             self._gates.reconfigure(self._config)
         self._scheduler.reconfigure(config)
+        self._deliverer.reconfigure(config)
 
     def get_stats(self) -> WorkerStats:
         """Return what the worker did so far and does now."""

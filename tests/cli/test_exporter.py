@@ -11,6 +11,7 @@ import urllib.request
 import pytest
 from support import servers
 from support.paid_calls import book, ok
+from support.queue_harness import PREFIX
 from support.wait import wait_until_sync
 
 
@@ -61,14 +62,17 @@ def test_metrics_are_computed_at_scrape(exporter, run_cli):
     assert process.wait(30) == -signal.SIGTERM
 
 
-def test_no_job_and_no_worker_is_a_label(exporter, run_cli, on_queue):
-    """The only labels are queue, state, lane, transition, version, and the names of accounts."""
+def test_no_job_and_no_worker_is_a_label(exporter, run_cli, on_queue, redis_client):
+    """The only labels are queue, state, lane, transition, result, version, and names of a configuration."""
     port, _ = exporter()
+    redis_client.hset(f"{PREFIX}schedules", "next:nightly", 1)
+    redis_client.hset(f"{PREFIX}webhooks", "failures:acme", 1)
     assert run_cli("enqueue", "What?", "--agents", "demo:bold,demo:careful").code == 0
     on_queue(lambda harness: book(harness.queue, ({}, {}, ok(0.5))))
     labels = set(re.findall(r'[{,](\w+)="', _get(port, "/metrics")[1]))
     assert labels == {
-        "queue", "state", "lane", "transition", "version", "account", "provider", "why",
+        "queue", "state", "lane", "transition", "version", "account", "provider", "why", "schedule",
+        "webhook", "result",
     }  # fmt: skip
 
 

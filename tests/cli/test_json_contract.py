@@ -7,6 +7,7 @@ import pytest
 from support import experiments
 from support.paid_calls import book, ok
 from support.paths import ROOT
+from support.queue_harness import PREFIX
 from support.sample_debates import SAMPLES
 
 from aragora_q.contracts import Completed, Failed
@@ -115,6 +116,20 @@ def test_show(run_cli, on_queue):
         assert set(phase) == _names_of_parts("show", "rounds")
         for reply in phase["replies"]:
             assert set(reply) == _names_of_parts("show", "replies")
+
+
+def test_receipt(run_cli, jobs):
+    """A receipt, and what `receipt verify` says of it."""
+    written = run_cli("receipt", "bad")
+    assert set(written.object) == set(DOCUMENTED["receipt"])
+    [row] = written.object["degradation"]
+    assert set(row) == {"code", "text"} == _names_of_parts("receipt", "degradation")
+    verified = run_cli("receipt", "verify", "-", "--json", stdin=written.out).object
+    assert set(verified) == set(DOCUMENTED["receipt verify"])
+    section = PAGE.read_text().partition("\n## receipt\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([a-z_, ]+) \|", section.partition("| fact |")[2], re.MULTILINE)
+    facts = {name for row in rows for name in row.split(", ")}
+    assert set(written.object["receipt"]) == facts
 
 
 def test_enqueue(run_cli):
@@ -293,6 +308,18 @@ def test_money_of_stats(run_cli, on_queue):
     [closed] = stats["closed_providers"]
     described = _names_of_parts("stats", "closed_providers")
     assert set(closed) | {closed["closed_by"]} <= described
+
+
+def test_what_fails_in_stats(run_cli, redis_client):
+    """A schedule whose job was refused, and a webhook that is disabled."""
+    disabled = json.dumps({"at": 1_000, "by": "ann@host", "reason": "moved"})
+    redis_client.hset(f"{PREFIX}schedules", "error:nightly", "too large")
+    redis_client.hset(f"{PREFIX}webhooks", "disabled:acme", disabled)
+    stats = run_cli("stats", "--json").object
+    [schedule], [webhook] = stats["failing_schedules"], stats["failing_webhooks"]
+    assert set(schedule) == _names_of_parts("stats", "failing_schedules")
+    described = _names_of_parts("stats", "failing_webhooks")
+    assert set(webhook) | set(webhook["disabled"]) == described
 
 
 def test_budgets(run_cli):

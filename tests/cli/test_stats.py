@@ -8,13 +8,15 @@ import shutil
 import signal
 import stat
 import subprocess
+import time
 
 import pytest
 from support.paid_calls import book, ok
 from support.queue_harness import PREFIX
 
+from aragora_q.base import Job
 from aragora_q.config.tables import BudgetConfig
-from aragora_q.contracts import Completed, Failed
+from aragora_q.contracts import ClaimRequest, Completed, Failed, Plan, ScheduleState, Settled
 from aragora_q.gates import overview
 from aragora_q.gates.book import Book
 
@@ -239,6 +241,68 @@ def test_without_rights_on_the_gates_all_else_is_shown(run_cli, own_server, monk
     assert "aragora_q_queue_spent_today_usd" not in metrics
 
 
+WEBHOOK = {"url": "https://hooks.example.com/", "secret_file": "/nonexistent"}
+
+
+async def _fail_schedules_and_webhooks(harness):
+    """Schedules are overdue, due, refused and paused; webhooks are late, disabled, new and idle."""
+    schedules, outbox = harness.queue.schedules, harness.queue.outbox
+    now = int((await schedules.read()).now * 1000)
+    for name, due_ms, missed, error in (
+        ("late", now - 300_000, 2, ""),
+        ("soon", now - 30_000, 0, ""),
+        ("wrong", now + 60_000, 1, "group g is sealed"),
+        ("rests", now - 300_000, 0, ""),
+    ):
+        plan = Plan(ScheduleState(name), due_ms, last_at=1, missed=missed, error=error)
+        assert await schedules.plan([plan]) == [True]
+    await schedules.pause("rests", by="ann@host", reason="holidays")
+    queue = harness.other_client(webhooks=dict.fromkeys(("slow", "gone", "new", "idle"), WEBHOOK))
+    for name in ("slow", "gone", "new"):
+        await queue.enqueue(Job({}, id=name, notify=(name,)))
+        await queue.cancel(name)
+    await outbox.disable("gone", by="bob@host", reason="moved")
+    claimed = await outbox.claim([ClaimRequest("slow", 1, 60)])
+    await outbox.settle([Settled(claimed.deliveries[0], "retry", "answered 500", 60)])
+    [waiting] = await outbox.deliveries(["slow"], 1)
+    harness.redis.hset(harness.keys.delivery(waiting.id), "queued_at", now - 1_200_000)
+
+
+def test_schedules_and_webhooks_that_fail(run_cli, on_queue):
+    """Those that need an operator, with a warning each, whatever this host's configuration; no others."""
+    on_queue(_fail_schedules_and_webhooks)
+    seen = run_cli("stats", "--json").object
+    late, wrong = seen["failing_schedules"]
+    assert (late["schedule"], late["error"]) == ("late", None)
+    assert 300 <= late["overdue_seconds"] < 360
+    assert wrong == {"schedule": "wrong", "overdue_seconds": 0, "error": "group g is sealed"}
+    slow, gone = seen["failing_webhooks"]
+    assert 1_200 <= slow.pop("oldest_waiting_seconds") < 1_260
+    assert slow == {
+        "webhook": "slow", "waiting": 1, "failures": 1, "last_error": "answered 500", "disabled": None,
+    }  # fmt: skip
+    assert (gone["webhook"], gone["disabled"]["by"]) == ("gone", "bob@host")
+    warnings = [text for text in seen["warnings"] if text.startswith(("schedule ", "webhook "))]
+    assert warnings == [
+        "schedule late was due 5 min ago, and its job is not enqueued: see aragora-q schedule list",
+        "schedule wrong: its last job was refused: group g is sealed",
+        "webhook slow: 1 message waiting, the oldest for 20 min: answered 500",
+        (
+            "webhook gone is disabled by bob@host (moved), 1 message waiting: to enable it, "
+            "run aragora-q webhook enable gone"
+        ),
+    ]
+    assert "! schedule late was due 5 min ago" in run_cli("stats").out
+
+
+def test_warnings_about_many_schedules_are_few(run_cli, redis_client):
+    """Five are named, and the others counted."""
+    redis_client.hset(f"{PREFIX}schedules", mapping={f"next:s{n}": 1 for n in range(7)})
+    warnings = run_cli("stats", "--json").object["warnings"]
+    assert len(warnings) == 6
+    assert warnings[-1] == "2 more schedules need attention: see aragora-q schedule list"
+
+
 @pytest.mark.slow
 def test_watching_repeats_until_it_is_stopped(start_command):
     """--watch --json writes objects repeatedly; Ctrl-C ends it by the signal."""
@@ -316,6 +380,46 @@ class TestPrometheus:
         [left] = re.findall(r'budget_window_left_seconds{.*"tenant:t1".*} (.*)', text)
         assert 0 <= float(left) <= 86_400
 
+    def test_schedules_and_webhooks(self, run_cli, on_queue):
+        """Of all that Redis knows, although this host's configuration has none."""
+        on_queue(_fail_schedules_and_webhooks)
+        text = run_cli("stats", "--prometheus", "-").out
+
+        def value(metric, **labels):
+            pairs = ",".join(f'{name}="{labels[name]}"' for name in sorted(labels))
+            [found] = re.findall(rf"(?m)^aragora_q_queue_{metric}\{{{pairs}\}} (.*)$", text)
+            return float(found)
+
+        def schedule(metric, name):
+            return value(f"schedule_{metric}", queue="debates", schedule=name)
+
+        def webhook(metric, name):
+            return value(f"webhook_{metric}", queue="debates", webhook=name)
+
+        assert 300 <= schedule("overdue_seconds", "late") < 360
+        assert 30 <= schedule("overdue_seconds", "soon") < 90
+        assert schedule("overdue_seconds", "rests") == schedule("overdue_seconds", "wrong") == 0
+        assert schedule("missed_total", "late") == 2
+        assert schedule("missed_total", "rests") == 0
+        assert (schedule("refused", "wrong"), schedule("refused", "late")) == (1, 0)
+        assert (schedule("paused", "rests"), schedule("paused", "late")) == (1, 0)
+        assert 0 < schedule("next_timestamp_seconds", "wrong") - time.time() < 61
+        assert [webhook("waiting", name) for name in ("slow", "gone", "new")] == [1, 1, 1]
+        assert 1_200 <= webhook("oldest_waiting_age_seconds", "slow") < 1_260
+        assert (webhook("failures", "slow"), webhook("failures", "new")) == (1, 0)
+        assert (webhook("disabled", "gone"), webhook("disabled", "slow")) == (1, 0)
+        for result in ("delivered", "failed", "dropped"):
+            assert value("webhook_deliveries_total", queue="debates", result=result) == 0
+
+    def test_names_are_few(self, run_cli, redis_client):
+        """Of the states in Redis, as many are exported as a configuration may have: 100 of each."""
+        for kind, field in (("schedule", "next"), ("webhook", "since")):
+            names = {f"{field}:n{n:03}": 1 for n in range(120)}
+            redis_client.hset(f"{PREFIX}{kind}s", mapping=names)
+        text = run_cli("stats", "--prometheus", "-").out
+        assert text.count("aragora_q_queue_schedule_paused{") == 100
+        assert text.count("aragora_q_queue_webhook_disabled{") == 100
+
     def test_promtool_accepts_it(self, run_cli, on_queue):
         """promtool accepts names, types and help texts."""
         promtool = shutil.which("promtool")
@@ -323,6 +427,7 @@ class TestPrometheus:
             pytest.skip("no promtool: apt-get install prometheus")
         on_queue(_a_busy_queue)
         on_queue(_spend_and_be_refused)
+        on_queue(_fail_schedules_and_webhooks)
         text = run_cli("stats", "--prometheus", "-").out
         ended = subprocess.run(
             [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False

@@ -39,7 +39,7 @@ def pages_for(place):
 MANUAL = "docs/operations.md"
 CONSOLE = "deploy/compose/console.yml"
 """The file that COMPOSE_FILE adds."""
-NEEDS = {"docs/executors.md": "jq", MANUAL: "openssl"}
+NEEDS = {"docs/executors.md": "jq", "docs/receipts.md": "openssl", MANUAL: "openssl"}
 """Programs that a page's blocks call and that a machine may lack."""
 ASK = "--agents demo:bold,demo:careful --rounds 1"
 SHOWS = {
@@ -54,6 +54,14 @@ SHOWS = {
         r"^jobs +3: 3 completed",
         r"^then +survey\.then, enqueued",
         r"^job +nightly-.*\.then$",
+    ],
+    "docs/receipts.md": [
+        r"^degraded +no$",
+        r"^signature +none: the receipt is not signed$",
+        r"^signature +ok, by key [0-9a-f]{8}$",
+        r"^digest ok$",
+        r"^signature ok$",
+        r"^verified$",
     ],
     "docs/schedules.md": [
         r"^next +Mon .* 06:00 CES?T",

@@ -54,6 +54,19 @@ def test_image_has_few_rights(image):
     assert run(*locked, "--entrypoint", "ls", image, "/opt/aragora-q/bin").count("pip") == 0
 
 
+def test_image_has_time_zones_and_authorities(image, tmp_path):
+    """A schedule in a zone other than UTC is accepted; there are CAs for the certificates of webhooks."""
+    (tmp_path / "aragora-q.toml").write_text(
+        '[schedules.daily]\ncron = "0 6 * * *"\ntime_zone = "Europe/Berlin"\njob = {question = "What?"}\n'
+    )
+    tmp_path.chmod(0o755)
+    alone = ("docker", "run", "--rm", "--network", "none")
+    settings = ("--volume", f"{tmp_path}:/etc/aragora-q:ro")
+    run(*alone, *settings, image, "config", "check", "--settings-only")
+    count = "import os, ssl; print(len(os.listdir(ssl.get_default_verify_paths().capath)))"
+    assert int(run(*alone, "--entrypoint", "/opt/aragora-q/bin/python", image, "-c", count)) > 50
+
+
 def ask(compose, path, token="", method="GET", body=None, **headers):
     """Status and text of the console's answer to a request from outside."""
     request = urllib.request.Request(
@@ -163,6 +176,7 @@ def test_secrets_are_the_owners(secrets):
     assert all(re.search(r" #[0-9a-f]{64} ", line) for line in users[1:])
     names = {path.name for path in secrets.iterdir()}
     assert names == {
-        "users.acl", "stats.password", "worker.password", "producer.url", "operator.url", "tokens"
+        "users.acl", "stats.password", "worker.password", "producer.url", "operator.url", "tokens",
+        "receipt.key",
     }  # fmt: skip
     assert str(SECRETS) in (ROOT / ".gitignore").read_text()

@@ -1,7 +1,9 @@
 """The Kubernetes example is valid, and scaling or moving workers interrupts no debate."""
 
+import re
 import shutil
 import subprocess
+import tomllib
 
 import kubernetes_validate
 import pytest
@@ -9,6 +11,7 @@ import yaml
 from support.paths import ROOT
 
 from aragora_q.config.settings import QueueConfig
+from aragora_q.config.sources import FILE_NAME, SYSTEM_DIRECTORY
 
 ROOT = ROOT / "deploy/kubernetes"
 BASE = [
@@ -22,10 +25,9 @@ SCALED = yaml.safe_load((ROOT / "keda/scaledobject.yaml").read_text())["spec"]
 
 
 def settings():
-    [generator] = yaml.safe_load((ROOT / "base/kustomization.yaml").read_text())[
-        "configMapGenerator"
-    ]
-    return dict(line.split("=", 1) for line in generator["literals"])
+    maps = yaml.safe_load((ROOT / "base/kustomization.yaml").read_text())["configMapGenerator"]
+    [literals] = [each["literals"] for each in maps if each["name"] == "aragora-q"]
+    return dict(line.split("=", 1) for line in literals)
 
 
 @pytest.mark.parametrize("version", ["1.30", "1.37"])
@@ -113,6 +115,43 @@ def test_pods_use_existing_options(name, monkeypatch):
         assert command[:2] == ["aragora-q", "healthcheck"]
         [listens] = command[2:] or ["127.0.0.1:9464"]
     assert port["containerPort"] == int(listens.rpartition(":")[2])
+
+
+def test_example_of_schedules_and_webhooks_is_valid():
+    """What aragora-q.toml shows, uncommented, is accepted; its secret is where workers have it."""
+    text = re.sub(r"(?m)^# (?=\[|\w+ =)", "", (ROOT / "base/aragora-q.toml").read_text())
+    config = QueueConfig(**tomllib.loads(text))
+    [schedule], [webhook] = config.schedules.values(), config.webhooks.values()
+    assert schedule.job["notify"] == list(config.webhooks)
+    mounts = {
+        each["name"]: each["mountPath"]
+        for each in PODS["aragora-q-worker"]["containers"][0]["volumeMounts"]
+    }
+    assert webhook.secret_file.startswith(f"{mounts['webhooks']}/")
+
+
+@pytest.mark.parametrize("name", ["aragora-q-worker", "aragora-q-web"])
+def test_pods_read_the_file_of_settings(name):
+    """Workers and console mount the generated map where the program looks for its settings."""
+    [container] = PODS[name]["containers"]
+    [mount] = [each for each in container["volumeMounts"] if each["name"] == "settings"]
+    assert mount["mountPath"] == str(SYSTEM_DIRECTORY)
+    [volume] = [each for each in PODS[name]["volumes"] if each["name"] == "settings"]
+    maps = yaml.safe_load((ROOT / "base/kustomization.yaml").read_text())["configMapGenerator"]
+    [files] = [each["files"] for each in maps if each["name"] == volume["configMap"]["name"]]
+    assert files == [FILE_NAME]
+
+
+def test_workers_may_send_messages():
+    """A policy lets workers, and only workers, open HTTPS connections: to providers and to webhooks."""
+    [policy] = [
+        each
+        for each in BASE
+        if each["kind"] == "NetworkPolicy"
+        and any(p["port"] == 443 for e in each["spec"].get("egress", ()) for p in e["ports"])
+    ]
+    selected = policy["spec"]["podSelector"]["matchLabels"]
+    assert selected["app.kubernetes.io/component"] == "worker"
 
 
 def test_console_outlives_redis():

@@ -136,6 +136,7 @@ def test_console_serves(debian_container, redis):
         echo "redis://aragora-q-operator:$(cat operator.password)@127.0.0.1:6379" \\
           > /etc/credstore/aragora-q.web-operator-redis-url
         mv stats.password /etc/credstore/aragora-q.web-redis-password
+        head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n' > /etc/credstore/aragora-q.receipt-key
         echo REDIS_URL=redis://aragora-q-stats@127.0.0.1:6379 > /etc/default/aragora-q-web
         echo ARAGORA_QUEUE_WEB_TOKENS_FILE=/etc/aragora-q/tokens >> /etc/default/aragora-q-web
         systemctl start aragora-q-web"""
@@ -161,6 +162,7 @@ def test_console_serves(debian_container, redis):
         " cat /run/credentials/aragora-q-web.service/*"
     )
     assert "web-operator-redis-url" in seen
+    assert "receipt-key" in seen
     assert "correct horse" not in seen
     assert "ANTHROPIC_API_KEY" not in seen
     debian_container("systemctl stop aragora-q-web")

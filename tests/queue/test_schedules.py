@@ -130,6 +130,14 @@ async def test_missed_times_are_counted_once(harness):
     assert (await state(harness)).error is None
 
 
+async def test_the_first_time_stays_due(harness):
+    """A process that plans a new schedule right before its first time takes nothing from it."""
+    schedules = harness.queue.schedules
+    assert await schedules.plan([Plan(ScheduleState("nightly"), AT)]) == [True]
+    assert (await state(harness)).last_at < AT / 1000
+    assert await schedules.enqueue([tick()]) == ["created"]
+
+
 async def test_run_is_of_no_time(harness):
     """A job that an operator enqueues says who did; times stay due, also those of a paused schedule."""
     schedules = harness.queue.schedules

@@ -499,7 +499,16 @@ class Nemesis:
             value = codec.encode({"rule": rule})
         self.history.add("limit", micros=round(usd * MICROS))  # perhaps from now on
         await self._repeat(
-            lambda: gates.run("gate_override", kind="budget", name="money", value=value), "setting"
+            lambda: gates.run(
+                "gate_override",
+                kind="budget",
+                name="money",
+                value=value,
+                by="",
+                reason="",
+                detail="",
+            ),
+            "setting",
         )
 
     def _any_worker(self):

@@ -15,7 +15,7 @@ import pytest
 from support.containers import Compose, run, start
 from support.paths import ROOT
 
-PACKAGES = "systemd-sysv,procps,python3,python3-venv,python3-pip,redis-server,prometheus"
+PACKAGES = "systemd-sysv,procps,python3,python3-venv,python3-pip,redis-server,prometheus,ca-certificates,tzdata"
 DEBIAN = f"aragora-q-test-debian:{hashlib.sha256(PACKAGES.encode()).hexdigest()[:12]}"
 SLIM = [
     *("--aptopt", 'Acquire::Languages "none"'),

@@ -60,6 +60,18 @@ def test_a_command_loads_a_client_and_nothing_else(monkeypatch):
     assert not loaded & (EXTRAS | {"rich", "uvloop", "prometheus_client"})
 
 
+def test_a_receipt_is_verified_without_a_client(tmp_path):
+    """`receipt verify` loads settings and its library, no client; other commands do not load that library."""
+    path = tmp_path / "receipt.json"
+    path.write_text('{"degradation":[],"hmac_sha256":null,"key_id":null,"receipt":{},"sha256":"x"}')
+    loaded = modules_after(RUN, "receipt", "verify", str(path))
+    assert {"pydantic_settings"} <= loaded
+    assert not loaded & (EXTRAS | {"redis", "hiredis", "rich", "uvloop", "prometheus_client"})
+    assert "rfc8785" in loaded
+    assert "rfc8785" not in modules_after("import aragora_q.report, aragora_q.views")
+    assert not modules_after(RUN, "receipt", "--help") & (HEAVY - {"pydantic"} | {"rfc8785"})
+
+
 def test_no_garbage_collection_at_exit():
     """At exit all objects are frozen, so that the last garbage collection has nothing to do."""
     code = "import atexit, gc\natexit.register(lambda: print(gc.get_freeze_count()))\n" + RUN

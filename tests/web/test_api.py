@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import pytest
+from pydantic import SecretStr
 from support import experiments
 from support.event_streams import Reader
 from support.shown_jobs import worker
@@ -15,6 +16,9 @@ from aragora_q.experiments.comparison import compare
 from aragora_q.experiments.evaluation import evaluate
 from aragora_q.experiments.reading import read_rows
 from aragora_q.experiments.table import row_json
+from aragora_q.report.receipt import verify
+from aragora_q.streams.queue import create_redis_queue
+from aragora_q.views import read_receipt
 from aragora_q.web import results
 from aragora_q.web.api import jobs
 from aragora_q.web.roles import Role
@@ -406,6 +410,28 @@ async def test_a_debate(api, harness):
     assert "result" not in shown["job"]
     await harness.enqueue("other")
     assert kind(await api.get("/jobs/other/debate")) == (422, "invalid-payload", 65)
+
+
+async def test_a_receipt(harness):
+    """The bytes of `receipt`, signed with the console's key; 409 before the end of the job, 404 without one."""
+    key = "the key of the console: 32 characters"
+    config = harness.config.model_copy(update={"receipt_key": SecretStr(key)})
+    async with application(config) as app, client_of(app, config.queue) as api:
+        await harness.enqueue("j", tags={"env": "prod"})
+        assert kind(await api.get("/jobs/j/receipt")) == (409, "job-not-ended", 75)
+        assert kind(await api.get("/jobs/unknown/receipt"))[0] == 404
+        session = await harness.worker()
+        await harness.report(session, await harness.start_one(session), Failed("no"))
+        answer = await api.get("/jobs/j/receipt")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert verify(answer.content, key).is_verified(requires_signature=True)
+    found = answer.json()
+    assert found["degradation"] == [{"code": "failed", "text": "the job failed: no"}]
+    assert found["receipt"]["tags"] == {"env": "prod"}
+    queue = await create_redis_queue(config)
+    assert await read_receipt(queue, "j") == answer.content
+    await queue.close()
 
 
 async def test_events(api, harness):

@@ -12,7 +12,8 @@ from aragora_q.web.roles import Role
 
 DEBATE = {"question": "Tea or coffee?", "agents": ["demo:bold", "demo:careful"]}
 READS = [
-    "/jobs", "/jobs?group=g&since=1h", "/jobs/d", "/jobs/d?wait=0.01", "/jobs/d/debate", "/groups", "/groups/g",
+    "/jobs", "/jobs?group=g&since=1h", "/jobs/d", "/jobs/d?wait=0.01", "/jobs/d/debate", "/jobs/c/receipt",
+    "/groups", "/groups/g",
     "/groups/g/table", "/groups/g/comparison", "/groups/g/evaluation",
     "/schedules", "/schedules/s", "/webhooks", "/webhooks/w/deliveries",
     "/stats", "/workers", "/spend", "/providers", "/budgets", "/budgets/day",
@@ -64,6 +65,8 @@ async def console(own_server):
         debate = Job(DEBATE, id="d", group="g")
         await console.roles[Role.PRODUCER].queue.enqueue(debate)
         await console.roles[Role.OPERATOR].queue.schedules.pause("old")
+        await console.roles[Role.PRODUCER].queue.enqueue(Job(DEBATE, id="c"))
+        await console.roles[Role.OPERATOR].queue.cancel("c")
         yield console
 
 

@@ -103,6 +103,21 @@ async def test_a_debate(harness, session, operator):
     assert 'href="/jobs?tag=a%3Db"' in page.text
 
 
+async def test_the_link_to_the_receipt(harness, session, operator):
+    """A job that has ended has one, any other none."""
+    await shown_jobs.fill(harness.queue, session)
+    for job_id, has_one in (
+        ("agreeing", True),
+        ("failed", True),
+        ("command", True),
+        ("running", False),
+    ):
+        page = await operator.get(f"/jobs/{job_id}")
+        check_structure(page.text)
+        assert (f"/jobs/{job_id}/receipt" in page.text) == has_one
+        assert (f"aragora-q receipt {job_id}" in page.words) == has_one
+
+
 async def test_a_debate_as_it_happens(harness, session, operator):
     """A debate that runs shows which seats have not answered in the current phase, and the cost so far."""
     await shown_jobs.add_debate(harness.queue, session, "running", "d1")

@@ -384,7 +384,9 @@ async def test_a_slow_look_up_delays_no_other(bench, receiver, monkeypatch):
     await bench.end("j1", notify=("lost",))
     await bench.end("j2", notify=("ops",))
     await bench.wait_for(1)
-    await wait_until(lambda: _state_says(bench, "lost", "look-up"), what="the look-up to be given up")
+    await wait_until(
+        lambda: _state_says(bench, "lost", "look-up"), what="the look-up to be given up"
+    )
     assert "hooks.example" in real
     assert lost.connections == 0
 
@@ -472,6 +474,7 @@ async def test_the_end_does_not_wait_for_a_hanging_target(bench, receiver):
 
 def test_pauses_grow_with_the_fleet(new_harness):
     """A fleet of 300 asks about as often as ten workers do."""
+
     class Config:
         webhooks = {"ops": None}
 
@@ -479,4 +482,3 @@ def test_pauses_grow_with_the_fleet(new_harness):
         deliverer = Deliverer(None, Config, None, lambda n=workers: n)
         seconds = [deliverer._poll_seconds() for _ in range(100)]
         assert least <= min(seconds) < max(seconds) <= most
-

@@ -44,6 +44,13 @@ class Choice(NamedTuple):
     """The place of its label in the alphabetical order of the labels shown, from 1."""
 
 
+class Problem(NamedTuple):
+    """Something that went wrong, so that the result is less than what was asked for."""
+
+    code: str
+    text: str
+
+
 @dataclass(frozen=True)
 class SeatVote:
     """A seat's vote for an option: an answer, by the first seat that gave it."""
@@ -157,29 +164,25 @@ class Outcome:
     @staticmethod
     def _shorter(result: DebateResult, max_bytes: int) -> Iterator[DebateResult]:
         if result.transcript:
-            result = replace(
-                result,
-                transcript=None,
-                error=_joined(result.error, "transcript left out: too large"),
-            )
+            result = _noted(result, "transcript left out: too large", transcript=None)
             yield result
         for length in SHORTENED_CHARS:
             dissent = [{**each, "reasons": each["reasons"][:length]} for each in result.dissent]
             note = f"reasons of other answers cut at {length} characters: too large"
-            shorter = replace(result, dissent=dissent, error=_joined(result.error, note))
+            shorter = _noted(result, note, dissent=dissent)
             yield shorter
         votes = [{**each, "reason": ""} for each in result.votes]
         note = "all other reasons, and flags, left out: too large"
-        result = replace(
-            shorter, reasons=None, votes=votes, flags=[], error=_joined(result.error, note)
-        )
+        result = _noted(replace(shorter, error=result.error, problems=result.problems), note)
+        result = replace(result, reasons=None, votes=votes, flags=[])
         yield result
         room = max_bytes // MAX_BYTES_OF_CHAR // 2
-        note = f"texts cut at {room} characters: too large"
-        yield replace(
-            result,
+        codes = dict.fromkeys(each["code"] for each in result.problems)
+        yield _noted(
+            replace(result, error=(result.error or "")[:room]),
+            f"texts cut at {room} characters: too large",
             final_answer=(result.final_answer or "")[:room] or None,
-            error=_joined((result.error or "")[:room], note),
+            problems=[{"code": code, "text": ""} for code in codes],
         )
 
     def _whole(self) -> DebateResult:
@@ -190,6 +193,7 @@ class Outcome:
         seats, cost_usd = self._seat_rows(), self._journal.cost_usd()
         quote_usd = self._journal.quote_usd
         was_replaced = any(row["fallbacks"] for row in seats)
+        problems = list(self._problems(seats))
         return DebateResult(
             debate_id=self._job_id,
             consensus_reached=self.decision.consensus_reached,
@@ -199,7 +203,8 @@ class Outcome:
             participants=[names[seat] for seat in self._seats.active],
             duration_seconds=round(self._journal.running_seconds(), 3),
             token_usage=self._journal.usage(),
-            error="; ".join(self._problems(seats)) or None,
+            error="; ".join(each.text for each in problems) or None,
+            problems=[each._asdict() for each in problems],
             degraded=was_replaced or bool(self._seats.dropped),
             verdict=None if answer is None else answer.verdict,
             reasons=None if answer is None else answer.reasons,
@@ -249,51 +254,59 @@ class Outcome:
         is_closed = self._form.is_closed
         return self._form.text(answer.verdict) if is_closed else answer.text(self._form)
 
-    def _problems(self, seats: Sequence[Mapping[str, Any]]) -> list[str]:
-        names, problems = self._seats.names, self._seats.dropouts
+    def _problems(self, seats: Sequence[Mapping[str, Any]]) -> Iterator[Problem]:
+        names = self._seats.names
+        for text in self._seats.dropouts:
+            yield Problem("dropped", text)
         if self._payload.consensus != "none":
-            problems += self._abstentions()
+            for text in self._abstentions():
+                yield Problem("abstained", text)
         if self._seats.incomplete == "journal_full":
-            problems.append("the job's journal was full, so no more replies were asked for")
+            text = "the job's journal was full, so no more replies were asked for"
+            yield Problem("journal_full", text)
         outsider = self._payload.max_seats
         if why := self._seats.abstained.get(outsider):
-            is_chair = self._payload.consensus == "synthesis"
-            effect = (
-                "write, so the best-liked answer stays" if is_chair else "decide, so the votes do"
-            )
-            problems.append(f"{names[outsider]} did not {effect} ({why})")
+            if self._payload.consensus == "synthesis":
+                text = f"{names[outsider]} did not write, so the best-liked answer stays ({why})"
+                yield Problem("not_written", text)
+            else:
+                text = f"{names[outsider]} did not decide, so the votes do ({why})"
+                yield Problem("not_judged", text)
         if self.shown_bytes is not None:
-            problems.append(
+            text = (
                 f"voters saw at most {self.shown_bytes:,} bytes of each answer, so that the vote fit the job's "
                 "limits"
             )
-        problems += self._unlimited_calls()
+            yield Problem("answers_cut", text)
+        yield from self._unlimited_calls()
         for row in seats:
-            problems += self._problems_of_seat(row)
-        return problems
+            yield from self._problems_of_seat(row)
 
-    def _problems_of_seat(self, row: Mapping[str, Any]) -> Iterator[str]:
+    def _problems_of_seat(self, row: Mapping[str, Any]) -> Iterator[Problem]:
         agent = row["agent"]
         for each in row["fallbacks"]:
             calls = count(each["calls"], "call")
-            yield f"{each['agent']} answered for {agent} ({calls}: {each['why']})"
+            text = f"{each['agent']} answered for {agent} ({calls}: {each['why']})"
+            yield Problem("fallback", text)
         if row["cut"]:
             replies = "a reply was" if row["cut"] == 1 else f"{row['cut']} replies were"
-            yield f"{agent}: {replies} cut at a limit"
+            yield Problem("replies_cut", f"{agent}: {replies} cut at a limit")
         own = [each for each in self._seats.used.get(row["seat"], ()) if each["agent"] == agent]
         if len(models := dict.fromkeys(entry["model"] for entry in own)) > 1:
-            yield f"{agent}: continued with another model ({', '.join(models)})"
+            text = f"{agent}: continued with another model ({', '.join(models)})"
+            yield Problem("other_model", text)
         elif len({entry["settings"] for entry in own}) > 1:
-            yield f"{agent}: continued with other settings"
+            yield Problem("other_settings", f"{agent}: continued with other settings")
 
-    def _unlimited_calls(self) -> Iterator[str]:
+    def _unlimited_calls(self) -> Iterator[Problem]:
         """Yield which limits did not cover all calls."""
         for limit, name, is_unknown in (
             (self._payload.max_tokens, "max_tokens", _has_no_counts),
             (self._payload.max_cost_usd, "max_cost_usd", lambda entry: entry["usd"] is None),
         ):
             if limit is not None and (count := sum(map(is_unknown, self._journal.ledger()))):
-                yield f"{name} did not limit {count} calls: what they took is not known"
+                text = f"{name} did not limit {count} calls: what they took is not known"
+                yield Problem("not_limited", text)
 
     def _seat_rows(self) -> list[dict[str, Any]]:
         entries = [*self._journal.ledger(), *self._journal.taken_over()]
@@ -444,8 +457,14 @@ class Outcome:
         }
 
 
-def _joined(*texts: str | None) -> str:
-    return "; ".join(filter(None, texts))
+def _noted(result: DebateResult, note: str, **changes: Any) -> DebateResult:
+    """Return a result with changes that make it shorter, and the problem that says so."""
+    changed = replace(result, **changes)
+    return replace(
+        changed,
+        error="; ".join(filter(None, [changed.error, note])),
+        problems=[*changed.problems, Problem("result_cut", note)._asdict()],
+    )
 
 
 def _fallback_rows(replies: Sequence[Entry], own: str) -> list[dict[str, Any]]:

@@ -14,6 +14,8 @@ drop_entry(stream_normal, '0-0')  -- no such entry: raises an error if the user 
 redis.call('HSET', key, 'cancelled_at', state.cancelled_at or now_text, 'sealed_at', state.sealed_at or now_text)
 if not state.cancelled_at then
   if by ~= '' or reason ~= '' then redis.call('HSET', key, 'cancelled_by', by, 'cancelled_reason', cut(reason)) end
+  redis.call('XADD', events, 'MAXLEN', '~', MAX_EVENTS, '*', 'event', 'group_cancelled', 'group', group,
+    'by', by, 'reason', cut(reason))
   note_change('cancel', 'group:' .. group, {}, by, reason)
 end
 if state['then'] == 'waiting' then

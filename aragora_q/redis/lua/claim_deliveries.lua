@@ -32,6 +32,7 @@ local function take(outbox, name, limit, lease_ms)
     end
   end
   count('deliveries_dropped', gone)
+  if taken > 0 then redis.call('PEXPIRE', outbox, text(DELIVERY_MS)) end
   return taken
 end
 

@@ -10,7 +10,6 @@ local before, after = 'resumed', 'paused'
 if paused ~= '1' then before, after = after, before end
 redis.call('HDEL', control, before, before .. '_by', before .. '_reason')
 redis.call('HSET', control, after, now, after .. '_by', by, after .. '_reason', cut(reason))
-redis.call('XADD', events, 'MAXLEN', '~', MAX_EVENTS, '*', 'event', after,
-  'by', by, 'reason', cut(reason))
+redis.call('XADD', events, 'MAXLEN', '~', MAX_EVENTS, '*', 'event', after, 'by', by, 'reason', cut(reason))
 note_change(paused == '1' and 'pause' or 'resume', '', {}, by, reason)
 return 'changed'

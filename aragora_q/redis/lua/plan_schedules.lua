@@ -6,8 +6,9 @@
 -- returns: per schedule: planned | changed (it is not as it was read: nothing was set)
 --
 -- `seen_last_ms` is the last time as it was read, empty if there was none: so each time counts once, however many
--- processes note it. `last_ms`, if it is not empty, is the time up to which the schedule is done; a schedule without
--- one is done with all times up to now. `missed` of these times have no job; `error`, if it is not empty, is why.
+-- processes note it. `last_ms`, if it is not empty, is the time up to which the schedule is done. A schedule without
+-- one is done with all times before the next one, which may have come meanwhile. `missed` of these times have no job;
+-- `error`, if it is not empty, is why.
 
 local results = {}
 for n = 1, items do
@@ -17,7 +18,7 @@ for n = 1, items do
   if stored ~= seen_last_ms then
     results[n] = 'changed'
   else
-    if last_ms == '' and stored == '' then last_ms = now_text end
+    if last_ms == '' and stored == '' then last_ms = text(math.min(now, tonumber(next_ms) - 1)) end
     if last_ms ~= '' then redis.call('HSET', schedules, 'last:' .. name, last_ms) end
     redis.call('HSET', schedules, 'next:' .. name, next_ms)
     if missed ~= '0' then

@@ -23,6 +23,7 @@ for n = 1, items do
     results[n] = 'full'
   else
     redis.call('ZADD', outbox, now_text, id)
+    redis.call('PEXPIRE', outbox, text(DELIVERY_MS))
     redis.pcall('ZREM', queue_prefix .. 'sent:' .. name, id)
     redis.call('HDEL', delivery, 'result', 'ended_at', 'attempts', 'settled')
     redis.call('HSET', delivery, 'queued_at', now_text)

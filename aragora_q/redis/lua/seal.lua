@@ -30,6 +30,8 @@ if digest ~= '' then
 end
 if notify ~= '' then redis.call('HSET', key, 'notify', notify) end
 redis.call('HSET', key, 'sealed_at', now_text)
+redis.call('XADD', events, 'MAXLEN', '~', MAX_EVENTS, '*', 'event', 'sealed', 'group', group,
+  'by', by, 'reason', cut(reason))
 note_change('seal', 'group:' .. group, {}, by, reason)
 get_groups().update_group(group, {}, retention_ms)  -- ends it if no job is live
 finish_call(retention_ms)

@@ -18,6 +18,7 @@ local function end_delivery(outbox, name, id, delivery, result)
   redis.call('HSET', delivery, 'result', result, 'ended_at', now_text)
   redis.call('PEXPIRE', delivery, text(DELIVERY_MS))
   if type(redis.pcall('ZADD', sent, now_text, id)) == 'table' then return end  -- a key of another type
+  redis.call('PEXPIRE', sent, text(DELIVERY_MS))
   redis.call('ZREMRANGEBYSCORE', sent, '-inf', '(' .. text(now - DELIVERY_MS))
   local excess = redis.call('ZCARD', sent) - MAX_SENT
   if excess <= 0 then return end
@@ -66,6 +67,7 @@ local function settle(name, id, attempts, result, delay_ms, answer)
     return 'failed'
   end
   redis.call('ZADD', outbox, text(now + delay_ms), id)
+  redis.call('PEXPIRE', outbox, text(DELIVERY_MS))
   redis.call('PEXPIRE', delivery, text(DELIVERY_MS))
   return 'waiting'
 end

@@ -24,6 +24,7 @@ from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Operator, Producer, Viewer
 from aragora_q.web.api.jobs import viewer_queue
 from aragora_q.web.api.routing import (
+    Because,
     Reason,
     Strict,
     answer,
@@ -75,8 +76,8 @@ class CancelledGroup(TypedDict):
     then: views.FollowerJson | None
 
 
-class Seal(Strict):
-    """What follows a group: the fields of a job, without `group`; and webhooks that its end is reported to."""
+class Seal(Because):
+    """Why a group is sealed; the fields of a job that follows it, without `group`; webhooks for its end."""
 
     then: dict[str, Any] | None = None
     notify: list[str] = Field(default_factory=list)
@@ -157,12 +158,14 @@ async def seal_group(
 ) -> Response:
     """Let a group take no more jobs. The job `then` is enqueued when it has ended; its id is NAME.then."""
     check_labels(name, None, {})
-    access.log_action("group seal", [name])
+    access.log_action("group seal", [name], body.reason)
     config, then = access.console.config, None
     if body.then is not None:
         defaults = default_fields(config.default_agents, config.default_notify)
         then, _ = create_follower(name, body.then, defaults, config)
-    is_new = await access.queue.seal_group(name, then, notify=body.notify)
+    is_new = await access.queue.seal_group(
+        name, then, notify=body.notify, by=access.actor.by, reason=body.reason
+    )
     group = await require_group(viewer_queue(access), name)
     return answer({**views.group_json(group), "sealed": is_new})
 

@@ -21,6 +21,7 @@ from aragora_q.intake.checks import MAX_QUOTE, NO_THRESHOLDS, held_fields
 from aragora_q.intake.quoter import Quoter
 from aragora_q.job_fields import default_fields
 from aragora_q.labels import JobFilter
+from aragora_q.report.receipt import Receipt
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Access, Producer, Viewer
 from aragora_q.web.api import lines
@@ -33,7 +34,7 @@ from aragora_q.web.api.routing import (
     takes,
 )
 from aragora_q.web.filters import read_filter
-from aragora_q.web.lookup import require_job
+from aragora_q.web.lookup import require_job, require_job_id
 from aragora_q.web.media import JSON, NDJSON, has_lines, media_type
 from aragora_q.web.problems import API, NO_STORE, JobDiffers, WrongMediaType
 from aragora_q.web.roles import Role
@@ -369,6 +370,16 @@ async def get_debate(access: Viewer, job_id: str) -> Response:
     journal = await access.queue.tracker.checkpoints(job.id)
     calls = report.read_calls(journal, (job.result or {}).get("transcript"))
     return answer(views.debate_json(job, calls))
+
+
+@router.get(
+    "/jobs/{job_id}/receipt", response_model=Receipt, responses=described(HTTPStatus.CONFLICT)
+)
+async def get_receipt(access: Viewer, job_id: str) -> Response:
+    """Return the receipt of an ended job, as `receipt`: what `receipt verify` verifies is the body as it is."""
+    require_job_id(access.queue, job_id)
+    body = await views.read_receipt(access.queue, job_id)
+    return Response(body, headers=NO_STORE, media_type=JSON)
 
 
 def viewer_queue(access: Access) -> RedisStreamsQueue:

@@ -188,7 +188,7 @@ async def resume_provider(access: Operator, name: str, because: Reason) -> Respo
     `paused` true: one of its accounts stays paused by another name.
     """
     access.log_action("providers resume", [check_provider(name)], because.reason)
-    resumed = await Accounts(access.gates).resume(name)
+    resumed = await Accounts(access.gates).resume(name, by=access.actor.by, reason=because.reason)
     return answer({"name": name, "paused": bool(resumed.account), "changed": resumed.changed})
 
 
@@ -235,7 +235,7 @@ async def reset_budget(access: Operator, name: str, because: Reason) -> Response
     access.log_action("budget reset", [name], because.reason)
     book = Book(access.gates)
     await book.require(name)
-    is_reset = await book.reset_budget(name)
+    is_reset = await book.reset_budget(name, by=access.actor.by, reason=because.reason)
     found = await book.budget(name)
     after = None if found is None else await views.budget_json(book, found)
     return answer({"name": name, "reset": is_reset, "budget": after})

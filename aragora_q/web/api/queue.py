@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Header, Query, Response
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from aragora_q import views
+from aragora_q.changes import read_changes
+from aragora_q.moments import parse_moment
 from aragora_q.web.access import Operator, Viewer
 from aragora_q.web.api.routing import (
     Reason,
@@ -22,6 +26,8 @@ from aragora_q.web.feed import EventStream
 from aragora_q.web.media import EVENTS
 
 router = new_router("queue")
+
+MAX_LISTED = 2_000
 
 
 class Workers(TypedDict):
@@ -37,6 +43,19 @@ class Paused(TypedDict):
 
     paused: bool
     changed: bool
+
+
+class Changes(TypedDict):
+    """What operators did, newest first."""
+
+    changes: list[views.ChangeJson]
+
+
+class ChangesQuery(Strict):
+    """The query of changes."""
+
+    since: str | None = Field(None, description="A time before now such as 2h or 7d, or a date")
+    limit: int = Field(100, ge=1, le=MAX_LISTED)
 
 
 class EventsQuery(Strict):
@@ -94,6 +113,22 @@ async def resume(access: Operator, because: Reason) -> Response:
     access.log_action("resume", reason=because.reason)
     changed = await access.queue.pause(paused=False, by=access.actor.by, reason=because.reason)
     return answer({"paused": False, "changed": changed})
+
+
+@router.get("/changes", response_model=Changes, responses=described())
+async def list_changes(access: Viewer, query: Annotated[ChangesQuery, Query()]) -> Response:
+    """List what operators did with the queue, its jobs, budgets and providers, as `changes`.
+
+    About the last 1,000 changes of the queue are kept, and as many of budgets and providers.
+    """
+    since_ms = 0
+    if query.since is not None:
+        now = await access.console.clock.now(access.queue)
+        since_ms = round(parse_moment(query.since, UTC).at(now) * 1000)
+    found = await read_changes(
+        access.queue.connection, access.gates, query.limit, since_ms=since_ms
+    )
+    return answer({"changes": [views.change_json(each) for each in found]})
 
 
 @router.get(

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from aragora_q.web.pages import (
     actions,
+    changes,
     controls,
     events,
     experiments,
@@ -25,7 +26,7 @@ from aragora_q.web.pages import (
 
 router = APIRouter(include_in_schema=False)
 for page in (
-    overview, jobs, job, groups, experiments, workers, money, schedules, webhooks, failed, held, new,
+    overview, jobs, job, groups, experiments, workers, money, schedules, webhooks, changes, failed, held, new,
     actions, controls, events, login,
 ):  # fmt: skip
     router.include_router(page.router)

@@ -81,9 +81,9 @@ async def seal_group(request: Request, access: Operator, name: str) -> Response:
     """Seal a group: it takes no more jobs."""
     form = await Form.of(request)
     back = form.back(_group_page(name))
-    access.log_action("group seal", [name])
+    access.log_action("group seal", [name], form.reason)
     try:
-        is_new = await access.queue.seal_group(name)
+        is_new = await access.queue.seal_group(name, by=access.actor.by, reason=form.reason)
     except GroupSealed as error:
         return redirect(back, f"Nothing was changed: {error}.")
     return redirect(back, f"Group {name} {'is sealed' if is_new else 'was sealed before'}.")
@@ -130,10 +130,9 @@ def _about_jobs(selection: Selection, number: int) -> Question:
         command=selection.command(),
         ids=selection.ids,
         fields=selection.fields,
-        warning=""
-        if verb.keeps_reason
-        else "This cannot be undone: the jobs are deleted with their results.",
-        with_reason=verb.keeps_reason,
+        warning="This cannot be undone: the jobs are deleted with their results."
+        if verb.name == "purge"
+        else "",
         tone="primary" if verb.name in ("requeue", "unhold") else "danger",
     )
 

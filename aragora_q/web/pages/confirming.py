@@ -33,7 +33,6 @@ class Question:
     """Of jobs."""
     fields: Sequence[tuple[str, str]] = ()
     warning: str = ""
-    with_reason: bool = True
     tone: str = "danger"
 
 
@@ -49,7 +48,7 @@ class Confirmation:
     def ask(self, question: Question, notice: str = "", *, status_code: int = 200) -> Response:
         """Return the page with a question."""
         reason = self.form.text("reason")
-        because = ("--reason", reason) if question.with_reason and reason else ()
+        because = ("--reason", reason) if reason else ()
         return render(
             self.request,
             "confirm.html",

@@ -48,8 +48,10 @@ async def resume_provider(request: Request, access: Operator) -> Response:
     """Let calls to a provider, or to one account, begin again, whatever stopped them."""
     form, accounts = await Form.of(request), Accounts(access.gates)
     name = form.text("name")
-    access.log_action("providers resume", [name])
-    changed, account, paused_by = await accounts.resume(name)
+    access.log_action("providers resume", [name], form.reason)
+    changed, account, paused_by = await accounts.resume(
+        name, by=access.actor.by, reason=form.reason
+    )
     if account:
         return redirect(form.back(MONEY), f"Provider {name} stays paused: resume {paused_by}, too.")
     state = "takes calls again" if changed else "was neither paused nor closed"
@@ -80,9 +82,9 @@ async def reset_budget(request: Request, access: Operator) -> Response:
     """Let what workers declare apply again."""
     form, book = await Form.of(request), Book(access.gates)
     name = form.text("name")
-    access.log_action("budget reset", [name])
+    access.log_action("budget reset", [name], form.reason)
     before = await book.require(name)
-    is_reset = await book.reset_budget(name)
+    is_reset = await book.reset_budget(name, by=access.actor.by, reason=form.reason)
     found = await book.budget(name)
     applies = f"{_limit(found)} applies" if found else "no budget of this name applies"
     state = f"is reset (was {_limit(before)})" if is_reset else "was not set"

@@ -432,7 +432,7 @@ def _command(config: QueueConfig, job: Job, draft: Draft) -> str:
     # The command would take such a question for a file or an option, and has no option that clears a field.
     clears_notify = config.default_notify and not job.notify
     if _IS_NO_QUESTION.fullmatch(question) or FROM in fields or clears_notify:
-        cleared = {"notify": []} if clears_notify else {}
+        cleared: dict[str, Any] = {"notify": []} if clears_notify else {}
         line = json.dumps({**fields, **cleared, "id": job.id}, ensure_ascii=False)
         return f"printf '%s\\n' {shlex.quote(line)} | {command_line(config, 'enqueue', '-')}"
     return command_line(config, "enqueue", question, *options)

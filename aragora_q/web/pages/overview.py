@@ -48,6 +48,8 @@ OLD_SECONDS = 600.0
 PLACES = {
     "workers": ("/workers", "workers"),
     "providers": ("/money#providers", "providers"),
+    "schedules": ("/schedules", "schedules"),
+    "webhooks": ("/webhooks", "webhooks"),
     "failed": ("/failed", "failed jobs"),
 }
 """Addresses and names of links, by what a warning is about."""

@@ -62,7 +62,8 @@ local function post(messages)  -- rare
     local outbox = queue_prefix .. 'outbox:' .. webhook
     local id = now_text .. '-' .. text(last - total + n)
     local delivery = queue_prefix .. 'delivery:' .. id
-    if not room[webhook] then
+    if not room[webhook] then  -- noted there, it is known also while no process delivers its messages
+      redis.pcall('HSETNX', queue_prefix .. 'webhooks', 'since:' .. webhook, now_text)
       local size = redis.pcall('ZCARD', outbox)
       room[webhook] = type(size) == 'number' and MAX_OUTBOX - size or 0
     end
@@ -73,6 +74,9 @@ local function post(messages)  -- rare
       is_kept = type(redis.pcall('ZADD', outbox, now_text, id)) == 'number'
     end
     if is_kept then room[webhook] = room[webhook] - 1 else dropped = dropped + 1 end
+  end
+  for webhook in pairs(room) do  -- no outbox outlives its messages, also if no process delivers them any more
+    redis.pcall('PEXPIRE', queue_prefix .. 'outbox:' .. webhook, text(DELIVERY_MS))
   end
   if dropped > 0 then redis.pcall('HINCRBY', counters, 'deliveries_dropped', text(dropped)) end
 end
