@@ -96,6 +96,7 @@ def check(
             f"the settings are valid, but a worker would not start here: {error}",
             hint=f"{error.hint}; {without}" if error.hint else without,
         ) from error
+    _check_webhooks(settings, sources)
     if settings.executor == "debate" and any(
         each.on_full != "warn" for each in settings.budgets.values()
     ):
@@ -129,6 +130,23 @@ def _check_schedules(settings: QueueConfig, sources: SettingsSources) -> None:
             faults.append(f"{where}: payload has {size:,} bytes, {limit}")
     if faults:
         raise ConfigError("\n".join(faults))
+
+
+def _check_webhooks(settings: QueueConfig, sources: SettingsSources) -> None:
+    """Say whose secret or certificate cannot be used here. A worker starts nevertheless, and messages wait."""
+    from aragora_q.errors import ConfigError
+
+    if not settings.webhooks:
+        return
+    from aragora_q.webhooks import sending, signing
+
+    for name, target in settings.webhooks.items():
+        try:
+            signing.read_keys(target.secret_file)
+            sending.tls_context(target.ca_file)
+        except ConfigError as error:
+            where = f"webhooks.{name} ({_origin(f'webhooks.{name}', sources)})"
+            output.info(f"{where}: its messages will wait: {error}")
 
 
 def _load(file: Path | None) -> tuple[QueueConfig, SettingsSources]:

@@ -24,7 +24,7 @@ from aragora_q.config.sources import (
 from aragora_q.errors import ConfigError, validation_rule
 
 _MAY_BE_SECRET = re.compile(r"^redis_|^exec_|(^|_)url$|_key$|key_env$|^secret")
-"""Settings whose values may hold a password or a key, also by mistake."""
+"""Settings besides SECRETS whose values may hold a password or a key, also by mistake."""
 
 
 def faults_at(faults: Mapping[tuple[str, ...], str]) -> PydanticCustomError:

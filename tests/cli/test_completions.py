@@ -78,6 +78,8 @@ def fish(run_shell, share):
         (("worker", "--conc"), ["--concurrency"]),
         (("config", "ch"), ["check"]),
         (("config", "show", "--or"), ["--origin"]),
+        (("schedule", "re"), ["resume"]),
+        (("webhook", "redeliver", "--fa"), ["--failed"]),
         (("healthcheck", "--rou"), []),
     ],
 )

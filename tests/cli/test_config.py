@@ -203,3 +203,20 @@ def test_check_checks_jobs_of_schedules_as_enqueue_does(run_cli, tmp_path):
     ended = run_cli("config", "check", "--settings-only")
     assert ended.code == 0
     assert "schedules.d.job (aragora-q.toml:1): one agent does not debate" in ended.err
+
+
+def test_check_reads_secrets_and_certificates_of_webhooks(run_cli, tmp_path):
+    """A worker starts without them, and messages wait: a line on stderr, not on a host without workers."""
+    secret, path = tmp_path / "hook", tmp_path / "aragora-q.toml"
+    path.write_text(HOOKS.replace("'hook'", f"'{secret}'"))
+    ended = run_cli("config", "check")
+    assert ended.code == 0
+    assert (
+        f"webhooks.ops (aragora-q.toml:1): its messages will wait: cannot read {secret}"
+        in ended.err
+    )
+    assert "its messages" not in run_cli("config", "check", "--settings-only").err
+    secret.write_text(f"whsec_{'QUJD' * 8}")
+    assert "its messages" not in run_cli("config", "check").err
+    path.write_text(path.read_text() + f"ca_file = '{secret}'\n")
+    assert f"its messages will wait: cannot use ca_file {secret}" in run_cli("config", "check").err

@@ -205,6 +205,48 @@ def test_providers(run_cli):
     assert set(resumed) == set(paused)
 
 
+def test_schedules(run_cli, tmp_path):
+    """A schedule that is paused, what show adds, and what the commands print that change it."""
+    configuration = tmp_path / "aragora-q.toml"
+    configuration.write_text("[schedules.s]\ncron = '0 6 * * *'\njob = {payload = {}}\n")
+    printed = {
+        name: run_cli("schedule", name, "s", "--json").object
+        for name in ("run", "resume", "pause", "show")
+    }
+    for name, heading in (("run", "run"), ("pause", "pause"), ("resume", "pause")):
+        assert set(printed[name]) == set(DOCUMENTED[f"schedule {heading}"])
+    assert set(printed["show"]) == set(DOCUMENTED["schedule"])
+    [row] = run_cli("schedule", "list", "--json").objects
+    assert set(row) == set(DOCUMENTED["schedule"]) - {"times", "job"}
+    assert set(row["paused"]) == _names_of_parts("schedule", "paused")
+    configuration.unlink()
+    forgotten = run_cli("schedule", "forget", "s", "--json").object
+    assert set(forgotten) == set(DOCUMENTED["schedule forget"])
+
+
+def test_webhooks(run_cli, tmp_path):
+    """A webhook that is disabled, its messages, and what the commands print that change them."""
+    secret = tmp_path / "hook"
+    secret.write_text(f"whsec_{'QUJD' * 8}")
+    (tmp_path / "aragora-q.toml").write_text(
+        f"[webhooks.w]\nurl = 'https://127.0.0.1:1/'\nsecret_file = '{secret}'\n"
+    )
+    run_cli("enqueue", "-", stdin='{"payload": {}, "id": "j", "notify": ["w"]}')
+    run_cli("cancel", "j")
+    disabled = run_cli("webhook", "disable", "w", "--json").object
+    assert set(disabled) == set(DOCUMENTED["webhook disable"])
+    [row] = run_cli("webhook", "list", "--json").objects
+    assert set(row) == set(DOCUMENTED["webhook"])
+    assert set(row["disabled"]) == {"by", "reason", "at"}
+    assert set(run_cli("webhook", "enable", "w", "--json").object) == set(disabled)
+    [message] = run_cli("webhook", "deliveries", "--json").objects
+    assert set(message) == set(DOCUMENTED["webhook deliveries"])
+    again = run_cli("webhook", "redeliver", message["id"], "--json").object
+    assert set(again) == set(DOCUMENTED["webhook redeliver"])
+    tested = run_cli("webhook", "test", "w", "--json").object
+    assert set(tested) == set(DOCUMENTED["webhook test"])
+
+
 def test_groups(run_cli):
     """A group, in the output of show, list, seal and cancel."""
     line = json.dumps({"payload": {}})
