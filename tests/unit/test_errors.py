@@ -34,9 +34,12 @@ ARGUMENTS = {
     "GroupNotFound": {"queue": "debates"},
     "HoldJob": {"cause": "executor"},
     "JobLimitReached": {"limit": "max_tokens"},
+    "JobNotEnded": {"status": "processing"},
     "JobNotFound": {"queue": "debates"},
     "RetryLater": {"delay_seconds": 1},
     "NotDurable": {"durability": "fsync"},
+    "ScheduleNotFound": {"known": ()},
+    "WebhookNotFound": {"known": ()},
 }
 
 
