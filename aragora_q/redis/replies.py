@@ -148,7 +148,7 @@ SCRIPTS: Mapping[str, Any] = {
     "claim_maintenance": (int, int, int),
     "complete": PerItem(_words("completed cancelled lost failed")),
     "enqueue": PerItem(
-        _words("created exists full sealed refused unknown_source no_calls past paused")
+        _words("created exists full sealed refused unknown_source no_calls past paused changed")
     ),
     "find": (bytes, bytes, int, ..., bytes),
     "find_live": (bytes, int, ..., bytes),
