@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 FIELDS = ("last", "next", "job", "missed", "paused", "error")
 """What the hash `schedules` has of a schedule, as `<field>:<name>`."""
 
+TIME_DIGITS = 14
+"""Of a time in ms, as in `parse_time` of `job.lua`: the calendar of Python has no room for 15."""
+
 
 class RedisSchedules(Schedules):
     """The schedules of one queue.
@@ -171,13 +174,13 @@ def _state(name: str, fields: dict[str, str]) -> ScheduleState:
     )
 
 
-def _number(value: str | None) -> int | None:
-    is_number = value is not None and value.isascii() and value.isdigit() and len(value) <= 15
+def _number(value: str | None, digits: int = 15) -> int | None:
+    is_number = value is not None and value.isascii() and value.isdigit() and len(value) <= digits
     return int(value) if value is not None and is_number else None
 
 
 def _seconds(value: str | None) -> float | None:
-    ms = _number(value)
+    ms = _number(value, TIME_DIGITS)
     return None if ms is None else ms / 1000
 
 

@@ -172,6 +172,11 @@ local function parse_int(text)
   return text and #text <= 15 and string.find(text, '^%-?%d+$') and tonumber(text) or nil
 end
 
+-- A time in ms, before the year 5138; nil for what another program wrote: no calendar has all 15 digits.
+local function parse_time(text)
+  return text and #text <= 14 and string.find(text, '^%d+$') and tonumber(text) or nil
+end
+
 -- Text of an error or a reason, cut at MAX_HISTORY_BYTES, never inside a character.
 local function cut(text)
   if #text <= MAX_HISTORY_BYTES then return text end

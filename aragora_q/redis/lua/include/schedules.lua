@@ -12,7 +12,7 @@ local function create_ticks()  -- rare
     local of = cjson.decode(tick)
     if not of.at then return nil end
     local last, pause = unpack(redis.call('HMGET', schedules, 'last:' .. of.schedule, 'paused:' .. of.schedule))
-    return (parse_int(last) or 0) >= of.at and 'past' or pause and 'paused' or nil
+    return (parse_time(last) or 0) >= of.at and 'past' or pause and 'paused' or nil
   end
 
   -- Remember that the job of a tick is in the queue: it `is_new`, or was there before.
