@@ -221,6 +221,11 @@ def text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
+def whole(value: Any) -> int | None:
+    """Return a whole number as scripts write it, of at most 15 digits; None for anything else."""
+    return int(value) if value is not None and re.fullmatch("[0-9]{1,15}", text(value)) else None
+
+
 def pairs(reply: Any) -> list[tuple[Any, Any]]:
     """Return the pairs of a reply, undecoded; an empty list for None."""
     if isinstance(reply, Mapping):

@@ -15,16 +15,15 @@ from aragora_q.contracts import (
     Delivery,
     DeliveryTotals,
     Outbox,
-    Paused,
     Settled,
     SettleResult,
     WebhooksRead,
     WebhookState,
 )
-from aragora_q.loose import json_object, text, whole
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.scripts import batched
+from aragora_q.streams import states
 
 MAX_ANSWER_CHARS = 500
 """What is kept of a target's answer."""
@@ -81,7 +80,7 @@ class RedisOutbox(Outbox):
         return WebhooksRead(
             now_ms / 1000,
             {name: _state(name, row) for name, row in zip(names, rows, strict=True)},
-            DeliveryTotals(*(_number(total) for total in totals)),
+            DeliveryTotals(*(replies.whole(total) or 0 for total in totals)),
         )
 
     async def known(self) -> set[str]:
@@ -143,10 +142,10 @@ def _listed(row: Sequence[Any]) -> Delivery:
         cast("Any", fields.get("kind", "job")),
         fields.get("subject", "?"),
         cast("Any", fields.get("event", "?")),
-        _seconds(fields.get("at")) or 0.0,
-        _number(fields.get("attempts")),
+        states.seconds(fields.get("at")) or 0.0,
+        replies.whole(fields.get("attempts")) or 0,
         due_ms / 1000 if due_ms >= 0 else None,
-        _seconds(fields.get("ended_at")),
+        states.seconds(fields.get("ended_at")),
         cast("Any", "waiting" if due_ms >= 0 else fields.get("result", "failed")),
         fields.get("answer", ""),
     )
@@ -154,27 +153,13 @@ def _listed(row: Sequence[Any]) -> Delivery:
 
 def _state(name: str, row: Sequence[Any]) -> WebhookState:
     waiting, oldest_ms, failures, last_ok_at, error, error_at, disabled = row
-    paused = json_object(disabled)
     return WebhookState(
         name,
         waiting,
         oldest_ms / 1000 if oldest_ms >= 0 else None,
-        _number(failures),
-        _seconds(last_ok_at),
+        replies.whole(failures) or 0,
+        states.seconds(last_ok_at),
         replies.text(error),
-        _seconds(error_at),
-        Paused(whole(paused.get("at")) / 1000, text(paused.get("by")), text(paused.get("reason")))
-        if disabled
-        else None,
+        states.seconds(error_at),
+        states.paused(disabled),
     )
-
-
-def _number(value: Any) -> int:
-    """Return a whole number as Redis keeps it; 0 for anything else."""
-    digits = replies.text(value) if value is not None else ""
-    return int(digits) if digits.isdecimal() else 0
-
-
-def _seconds(value: Any) -> float | None:
-    """Return milliseconds as Redis keeps them, in seconds; None for anything else."""
-    return _number(value) / 1000 or None

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from support.moves import ENDINGS, report
@@ -466,6 +467,30 @@ async def test_messages_without_data_are_removed(webhook_harness):
     harness.redis.delete(harness.keys.delivery(damaged))
 
 
+@pytest.mark.parametrize("number", ["9" * 15, "9" * 400, "9" * 5000, "-1", "1.5", "²", ""])
+async def test_damaged_numbers_are_missing(webhook_harness, number):
+    """Whatever another program wrote where times and counts are, states and messages can be read."""
+    harness = webhook_harness
+    await _end_jobs(harness, "a")
+    [waiting] = await harness.queue.outbox.deliveries(["ops"], 9)
+    pause = f'{{"at": {number or "null"}, "by": "ana"}}'
+    for field in ("last_ok_at", "error_at"):
+        harness.redis.hset(harness.keys.webhooks, f"{field}:ops", number)
+    harness.redis.hset(harness.keys.webhooks, "disabled:ops", pause)
+    harness.redis.hset(harness.keys.delivery(waiting.id), "ended_at", number)
+    harness.redis.hset(
+        harness.keys.schedules, mapping={"last:s": number, "next:s": number, "paused:s": pause}
+    )
+    state = await _state(harness)
+    assert (state.last_ok_at, state.last_error_at) == (None, None)
+    assert datetime.fromtimestamp(state.disabled.at, UTC).year < 2000
+    [listed] = await harness.queue.outbox.deliveries(["ops"], 9)
+    assert listed.ended_at is None
+    schedule = (await harness.queue.schedules.read()).states["s"]
+    assert (schedule.last_at, schedule.next_at) == (None, None)
+    assert schedule.paused is not None
+
+
 async def test_messages_of_a_webhook_that_stays_disabled_expire(webhook_harness):
     """After DELIVERY_DAYS, messages of a disabled webhook are dropped and counted."""
     harness = webhook_harness
@@ -485,7 +510,9 @@ async def test_expired_messages_delay_no_other(webhook_harness):
     await _end_jobs(harness, *(f"old{n}" for n in range(50)))
     for each in await harness.queue.outbox.deliveries(["ops"], 50):
         harness.redis.delete(harness.keys.delivery(each.id))
-        harness.redis.zincrby(harness.keys.outbox("ops"), -DELIVERY_DAYS * 86_400_000 - 60_000, each.id)
+        harness.redis.zincrby(
+            harness.keys.outbox("ops"), -DELIVERY_DAYS * 86_400_000 - 60_000, each.id
+        )
     await _end_jobs(harness, "new")
     assert [each.subject for each in await _claim(harness, limit=1)] == ["new"]
     assert await _totals(harness) == (0, 0, 50)
