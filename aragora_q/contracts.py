@@ -301,6 +301,10 @@ class ScheduleState:
             return 0.0
         return max(0.0, now - self.next_at)
 
+    def is_ahead(self, now: float) -> bool:
+        """Return True if it is done with times to come: the server's clock was ahead and was set back."""
+        return self.last_at is not None and self.last_at - now > OVERDUE_SECONDS
+
     def is_overdue(self, now: float) -> bool:
         """Return True if its job should be in the queue: no process enqueues it."""
         return self.overdue_seconds(now) > OVERDUE_SECONDS

@@ -263,8 +263,8 @@ class StatsJson(TypedDict):
     running_jobs: list[RunningJob]
     spent_today: SpentJson | None
     closed_providers: list[ClosedProvider] | None
-    failing_schedules: list[FailingSchedule]
-    failing_webhooks: list[FailingWebhook]
+    failing_schedules: list[FailingSchedule] | None
+    failing_webhooks: list[FailingWebhook] | None
     warnings: list[str]
 
 
@@ -605,11 +605,20 @@ async def read_stats(
         ],
         "spent_today": spent,
         "closed_providers": closed,
-        "failing_schedules": failing_schedules(await queue.schedules.read()),
-        "failing_webhooks": failing_webhooks(await queue.outbox.read()),
+        "failing_schedules": None,
+        "failing_webhooks": None,
         "warnings": [],
     }
-    warnings = [*_warnings(found), *(StatsWarning(each, "providers") for each in trouble)]
+    unread = []
+    try:
+        found["failing_schedules"] = failing_schedules(await queue.schedules.read())
+    except AragoraQError as error:
+        unread.append(StatsWarning(f"schedules cannot be read: {error}", "schedules"))
+    try:
+        found["failing_webhooks"] = failing_webhooks(await queue.outbox.read())
+    except AragoraQError as error:
+        unread.append(StatsWarning(f"webhooks cannot be read: {error}", "webhooks"))
+    warnings = [*_warnings(found), *unread, *(StatsWarning(each, "providers") for each in trouble)]
     found["warnings"] = [warning.text for warning in warnings]
     return found, warnings
 
@@ -662,8 +671,8 @@ def _warnings(stats: StatsJson) -> Iterator[StatsWarning]:
     if used_bytes and max_bytes and used_bytes > 0.9 * max_bytes:
         yield StatsWarning(f"Redis memory is {used_bytes / max_bytes:.0%} full")
     yield from _provider_warnings(stats["closed_providers"] or ())
-    yield from _schedule_warnings(stats["failing_schedules"])
-    yield from _webhook_warnings(stats["failing_webhooks"])
+    yield from _schedule_warnings(stats["failing_schedules"] or ())
+    yield from _webhook_warnings(stats["failing_webhooks"] or ())
     if failed := stats["throughput"]["failed_15m"]:
         text = f"{count(failed, 'job')} failed within 15 min: run aragora-q list --status failed"
         yield StatsWarning(text, "failed")

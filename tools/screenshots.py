@@ -67,6 +67,10 @@ window = "month"
 limit_usd = 8
 window = "day"
 scope = "tenant"
+[schedules.week]
+cron = "30 6 * * MON"
+time_zone = "Europe/Berlin"
+job = { question = "What should we do differently after last week?", rounds = 1 }
 """
 
 QUESTIONS = (
@@ -90,6 +94,7 @@ PAGES = {
     "held-job": "/jobs/costly", "groups": "/groups", "group": "/groups/architecture", "workers": "/workers",
     "experiment": "/groups/primes", "table": "/groups/primes/table", "compare": "/groups/primes/compare",
     "evaluation": "/groups/primes/eval", "money": "/money?by=agent", "failed": "/failed", "held": "/held",
+    "schedules": "/schedules", "schedule": "/schedules/week", "webhooks": "/webhooks",
     "new": "/new", "login": "/login", "missing": "/jobs/none",
 }  # fmt: skip
 

@@ -149,6 +149,11 @@ def _notes(row: ScheduleRow, now: float) -> Iterator[str]:
             f"was due {output.duration(row.overdue_seconds)} ago: no worker that has it runs, and no `reap`; "
             "or the queue is full"
         )
+    elif row.ahead_seconds:
+        yield (
+            f"enqueues nothing for {output.duration(row.ahead_seconds)}: the server's clock was ahead, and the "
+            f"schedule is done with the times until then; to go on now: pause it, then resume it"
+        )
     if row.error is not None:
         yield f"the job of its last time was refused: {row.error}"
     if row.missed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -51,7 +52,7 @@ SCRAPE_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The result of one scrape. What did not answer is None: the gates, or all else."""
+    """The result of one scrape. What could not be read is None."""
 
     queue: str
     stats: QueueStats | None = None
@@ -72,8 +73,11 @@ async def snapshot(queue: RedisStreamsQueue, gates: Connection) -> Snapshot:
     started_at = time.monotonic()
     server = await check_server(queue.connection)
     stats = await queue.get_queue_stats()
-    schedules = await queue.schedules.read()
-    webhooks = await queue.outbox.read()
+    schedules = webhooks = None
+    with suppress(AragoraQError):  # a key of another type hides nothing else
+        schedules = await queue.schedules.read()
+    with suppress(AragoraQError):
+        webhooks = await queue.outbox.read()
     try:
         overview = await read_overview(gates, with_budgets=True)
     except (AragoraQError, ValueError):  # on a cluster, they may be on another node
@@ -112,12 +116,14 @@ class QueueCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         snapshot = self._take_snapshot()
-        if snapshot.stats and snapshot.server and snapshot.schedules and snapshot.webhooks:
+        if snapshot.stats is not None and snapshot.server is not None:
             yield from _of_backlog(snapshot.queue, snapshot.stats)
             yield from _of_maintenance(snapshot.queue, snapshot.stats)
             yield from _of_server(snapshot.server)
-            yield from _of_schedules(snapshot.queue, snapshot.schedules)
-            yield from _of_webhooks(snapshot.queue, snapshot.webhooks)
+            if snapshot.schedules is not None:
+                yield from _of_schedules(snapshot.queue, snapshot.schedules)
+            if snapshot.webhooks is not None:
+                yield from _of_webhooks(snapshot.queue, snapshot.webhooks)
             yield _gauge("gates_scrape_success", "1 if the gates answered this scrape.",
                          snapshot.queue, snapshot.gates is not None)  # fmt: skip
         if snapshot.gates is not None:

@@ -504,6 +504,20 @@ async def test_messages_of_a_webhook_that_stays_disabled_expire(webhook_harness)
     assert await _totals(harness) == (0, 0, 1)
 
 
+async def test_expired_messages_delay_no_other(webhook_harness):
+    """No process had the webhook for longer than messages are kept: the first one that has takes what is left."""
+    harness = webhook_harness
+    await _end_jobs(harness, *(f"old{n}" for n in range(50)))
+    for each in await harness.queue.outbox.deliveries(["ops"], 50):
+        harness.redis.delete(harness.keys.delivery(each.id))
+        harness.redis.zincrby(
+            harness.keys.outbox("ops"), -DELIVERY_DAYS * 86_400_000 - 60_000, each.id
+        )
+    await _end_jobs(harness, "new")
+    assert [each.subject for each in await _claim(harness, limit=1)] == ["new"]
+    assert await _totals(harness) == (0, 0, 50)
+
+
 async def test_the_last_messages_are_kept(webhook_harness):
     """Of those that are sent, the last MAX_SENT are kept; the data of older ones is deleted with them."""
     harness = webhook_harness

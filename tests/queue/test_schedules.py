@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from support.schedules import now_ms, scheduler
 
 from aragora_q.contracts import Plan, ScheduleState, Tick
 from aragora_q.errors import GroupSealed, InvalidPayload, QueueFull
@@ -212,6 +213,20 @@ async def test_damaged_state_is_repaired_by_the_next_time(harness):
     assert read.states["other"].paused is not None
     assert await harness.queue.schedules.plan([Plan(read.states["nightly"], NEXT)]) == [True]
     assert (await state(harness)).next_at == NEXT / 1000
+
+
+@pytest.mark.parametrize("text", ["999999999999999", "-5", "9" * 400, "1e9"])
+async def test_times_that_are_none_are_as_if_there_were_none(harness, text):
+    """Also those that no calendar has: a schedule with them becomes known, and is due at its next time."""
+    fields = dict.fromkeys((f"{field}:nightly" for field in ("last", "next")), text)
+    harness.redis.hset(harness.keys.schedules, mapping=fields)
+    process = scheduler(harness, nightly={"cron": "0 6 * * *", "job": {"payload": {}}})
+    await process.step()
+    found = await state(harness)
+    now = now_ms(harness.redis) / 1000
+    assert found.last_at <= now < found.next_at <= now + 86_400
+    harness.redis.hset(harness.keys.schedules, mapping=fields)
+    assert await harness.queue.schedules.enqueue([tick()]) == ["created"]
 
 
 async def test_text_of_any_kind_is_kept(harness):

@@ -15,7 +15,7 @@ local results = {}
 for n = 1, items do
   local name, seen_last_ms, last_ms, missed, next_ms, error = item(n)
   local stored = redis.call('HGET', schedules, 'last:' .. name)
-  stored = parse_int(stored) and stored or ''  -- damaged: as if there were none
+  stored = parse_time(stored) and stored or ''  -- damaged: as if there were none
   if stored ~= seen_last_ms then
     results[n] = 'changed'
   else

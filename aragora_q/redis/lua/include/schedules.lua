@@ -23,7 +23,7 @@ local function create_ticks()  -- rare
     local of = cjson.decode(tick)
     if not of.at then return nil end
     local last, pause = unpack(redis.call('HMGET', schedules, 'last:' .. of.schedule, 'paused:' .. of.schedule))
-    last = math.max(parse_int(last) or 0, 0)
+    last = parse_time(last) or 0
     if last >= of.at then return 'past' end
     if pause then return 'paused' end
     return of.missed > 0 and last ~= of.last and 'changed' or nil
