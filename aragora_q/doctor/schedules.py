@@ -15,8 +15,8 @@ from aragora_q.formats import duration
 
 def of_schedules(config: QueueConfig, read: SchedulesRead) -> Iterator[Finding]:
     """Yield what is wrong with schedules. A host may lack those that other hosts have."""
-    own = {name for name, each in config.schedules.items() if each.queue in (None, config.queue)}
-    for name in sorted(own - set(read.states)):
+    own = config.schedules_of(config.queue)
+    for name in sorted(own.keys() - read.states.keys()):
         yield Finding(
             "warning",
             "schedules",
