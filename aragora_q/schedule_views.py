@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 ScheduleCondition = Literal[
     "overdue", "refused", "not loaded", "paused", "not configured here", "active"
 ]
-"""What an operator sees of a schedule first. `refused`: the job of its last time was not taken. `not loaded`: no
-worker or `reap` has read it in its configuration yet, so its times pass without jobs."""
+"""What an operator sees of a schedule first. `refused`: the job of its last time was not taken. `not loaded`:
+no worker or `reap` has read it in its configuration yet, so its times pass without jobs."""
 
 ORDER = get_args(ScheduleCondition)
 PROBLEMS = frozenset({"overdue", "refused", "not loaded"})
