@@ -11,8 +11,8 @@ from support.queue_harness import QueueHarness, check_and_close
 from aragora_q.base import Job
 from aragora_q.contracts import ClaimRequest, Completed, Failed, Report, Settled
 from aragora_q.errors import GroupSealed, InvalidPayload
-from aragora_q.redis.scripts import BATCH_LIMIT
 from aragora_q.redis.keys import DELIVERY_DAYS, GIVE_UP_HOURS, MAX_DATA_BYTES, MAX_OUTBOX, MAX_SENT
+from aragora_q.redis.scripts import BATCH_LIMIT
 
 NAMES = ("ops", "chat")
 WEBHOOKS = {name: {"url": "https://example.com/", "secret_file": "secret"} for name in NAMES}
