@@ -16,7 +16,8 @@ from aragora_q.formats import duration
 def of_schedules(config: QueueConfig, read: SchedulesRead) -> Iterator[Finding]:
     """Yield what is wrong with schedules. A host may lack those that other hosts have."""
     own = config.schedules_of(config.queue)
-    for name in sorted(own.keys() - read.states.keys()):
+    planned = {name for name, state in read.states.items() if state.is_planned}
+    for name in sorted(own.keys() - planned):
         yield Finding(
             "warning",
             "schedules",

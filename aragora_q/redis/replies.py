@@ -167,7 +167,7 @@ SCRIPTS: Mapping[str, Any] = {
     "gate_settle": PerItem(_words("settled repeated late unknown")),
     "gate_states": PerItem((int, bytes, bytes, int, int, int, int)),
     "hold": PerItem(bytes),
-    "list_deliveries": [(bytes, bytes, int, _is_paired)],
+    "list_deliveries": [(bytes, bytes, int)],
     "list_held": (bytes, ..., [bytes]),
     "list_leased": (bytes, ..., (bytes, bytes)),
     "maintenance_lock": _words("ok busy"),

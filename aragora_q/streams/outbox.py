@@ -5,6 +5,7 @@ Each change is one script; sends nothing to a target. Part of `RedisStreamsQueue
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -27,6 +28,8 @@ from aragora_q.streams import states
 
 MAX_ANSWER_CHARS = 500
 """What is kept of a target's answer."""
+
+_OTHER_TYPE = re.compile("WRONGTYPE")  # what a key of another type is read as: nothing
 
 TOTALS = ("deliveries", "deliveries_failed", "deliveries_dropped")
 
@@ -91,7 +94,14 @@ class RedisOutbox(Outbox):
         rows = await self._connection.run(
             "list_deliveries", [(None, (name,)) for name in names], limit=limit
         )
-        return [_listed(row) for row in rows]
+        listed: list[Delivery] = []
+        for batch in batched(rows):
+            keys = [self._keys.delivery(replies.text(row[0])) for row in batch]
+            found = await self._connection.read_all(
+                (("HGETALL", key) for key in keys), absent=_OTHER_TYPE
+            )
+            listed += [_listed(row, fields or []) for row, fields in zip(batch, found, strict=True)]
+        return listed
 
     async def redeliver(self, ids: Sequence[str], *, by: str = "", reason: str = "") -> list[str]:
         results: list[str] = []
@@ -132,8 +142,8 @@ def _claimed(row: Sequence[Any]) -> Delivery:
     )
 
 
-def _listed(row: Sequence[Any]) -> Delivery:
-    delivery_id, webhook, due_ms, pairs = row
+def _listed(row: Sequence[Any], pairs: Sequence[Any]) -> Delivery:
+    delivery_id, webhook, due_ms = row
     fields = replies.text_map(pairs)
     return Delivery(
         replies.text(delivery_id),

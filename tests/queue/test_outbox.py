@@ -12,6 +12,7 @@ from aragora_q.base import Job
 from aragora_q.contracts import ClaimRequest, Completed, Failed, Report, Settled
 from aragora_q.errors import GroupSealed, InvalidPayload
 from aragora_q.redis.keys import DELIVERY_DAYS, GIVE_UP_HOURS, MAX_DATA_BYTES, MAX_OUTBOX, MAX_SENT
+from aragora_q.redis.scripts import BATCH_LIMIT
 
 NAMES = ("ops", "chat")
 WEBHOOKS = {name: {"url": "https://example.com/", "secret_file": "secret"} for name in NAMES}
@@ -516,6 +517,23 @@ async def test_expired_messages_delay_no_other(webhook_harness):
     await _end_jobs(harness, "new")
     assert [each.subject for each in await _claim(harness, limit=1)] == ["new"]
     assert await _totals(harness) == (0, 0, 50)
+
+
+async def test_a_long_list_is_read_in_parts(webhook_harness, monkeypatch):
+    """The data of a full outbox is not read in one script: the server does other work in between."""
+    connection, sizes = webhook_harness.queue.connection, []
+    read_all = type(connection).read_all
+
+    async def count_and_read(self, commands, **options):
+        commands = list(commands)
+        sizes.append(len(commands))
+        return await read_all(self, commands, **options)
+
+    ids = [f"j{n}" for n in range(2 * BATCH_LIMIT + 50)]
+    await _end_jobs(webhook_harness, *ids)
+    monkeypatch.setattr(type(connection), "read_all", count_and_read)
+    assert [each[1] for each in await _messages(webhook_harness)] == ids[::-1]
+    assert sizes == [BATCH_LIMIT, BATCH_LIMIT, 50]
 
 
 async def test_the_last_messages_are_kept(webhook_harness):
