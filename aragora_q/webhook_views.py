@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from aragora_q.errors import InvalidPayload, WebhookNotFound
-from aragora_q.redis.keys import MAX_OUTBOX, MAX_SENT
+from aragora_q.redis.keys import MAX_DELIVERIES_LISTED
 from aragora_q.views import OverrideJson, paused_json
 
 if TYPE_CHECKING:
@@ -114,10 +114,12 @@ async def forget_webhook(outbox: Outbox, row: WebhookRow, *, by: str, reason: st
     return await outbox.forget(row.name, by=by, reason=reason)
 
 
-async def failed_deliveries(outbox: Outbox, name: str) -> list[str]:
-    """Return the ids of all messages of a webhook that were given up, newest first."""
-    found = await outbox.deliveries([name], MAX_OUTBOX + MAX_SENT)
-    return [each.id for each in found if each.result == "failed"]
+async def delivery_ids(
+    outbox: Outbox, name: str, result: Literal["waiting", "failed"]
+) -> list[str]:
+    """Return the ids of all messages of a webhook that wait, or that were given up; newest first."""
+    found = await outbox.deliveries([name], MAX_DELIVERIES_LISTED)
+    return [each.id for each in found if each.result == result]
 
 
 def _row(declared: WebhookConfig | None, state: WebhookState, now: float) -> WebhookRow:

@@ -19,6 +19,7 @@ from aragora_q.cli.options import (
     with_queue,
 )
 from aragora_q.errors import NothingFound, did_you_mean
+from aragora_q.redis.keys import MAX_DELIVERIES_LISTED
 
 if TYPE_CHECKING:
     from aragora_q.config.tables import WebhookConfig
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
     from aragora_q.webhook_views import WebhookRow
     from aragora_q.webhooks.sending import Sent
-
-MAX_LISTED = 11_000
-"""Messages that are listed at most: more are not kept of one webhook."""
 
 MAX_ANSWER_CHARS = 60
 HOW_TO_ADD = "to add one: a table [webhooks.NAME] with url and secret_file in aragora-q.toml"
@@ -225,7 +223,12 @@ async def deliveries(
     limit: Annotated[
         int,
         typer.Option(
-            "--limit", "-n", metavar="N", min=1, max=MAX_LISTED, help="Maximum number of messages."
+            "--limit",
+            "-n",
+            metavar="N",
+            min=1,
+            max=MAX_DELIVERIES_LISTED,
+            help="Maximum number of messages.",
         ),
     ] = 20,
     as_json: AsJson = False,
@@ -244,7 +247,7 @@ async def deliveries(
         rows = [row]
     names = [row.name for row in rows]
     disabled = {row.name for row in rows if row.disabled is not None}
-    listed = await queue.outbox.deliveries(names, MAX_LISTED if failed else limit)
+    listed = await queue.outbox.deliveries(names, MAX_DELIVERIES_LISTED if failed else limit)
     shown = [each for each in listed if not failed or each.result == "failed"][:limit]
     if quiet:
         output.lines(each.id for each in shown)
@@ -357,17 +360,14 @@ async def _wanted(
     queue: RedisStreamsQueue, ids: list[str], of: str | None, *, failed: bool
 ) -> list[str]:
     """Return the ids of messages that the arguments name. Raises typer.BadParameter."""
-    from aragora_q.webhook_views import failed_deliveries, read_webhook
+    from aragora_q.webhook_views import delivery_ids, read_webhook
 
     if (not ids) == (of is None) or (failed and of is None):
         raise typer.BadParameter("give ids, or --webhook NAME, with or without --failed")
     if of is None:
         return list(dict.fromkeys(ids))
     await read_webhook(queue.outbox, queue.config, of)
-    if failed:
-        return await failed_deliveries(queue.outbox, of)
-    listed = await queue.outbox.deliveries([of], MAX_LISTED)
-    return [each.id for each in listed if each.result == "waiting"]
+    return await delivery_ids(queue.outbox, of, "failed" if failed else "waiting")
 
 
 def _confirm(question: str, hint: str) -> None:

@@ -94,6 +94,9 @@ MAX_OUTBOX = 10_000
 MAX_SENT = 1_000
 """Messages kept of one webhook after they were delivered or given up."""
 
+MAX_DELIVERIES_LISTED = MAX_OUTBOX + MAX_SENT
+"""Messages that are listed at most: more are not kept of one webhook."""
+
 DELIVERY_DAYS = 7
 """How long a message is kept after its last attempt."""
 

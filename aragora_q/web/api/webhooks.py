@@ -25,8 +25,8 @@ from aragora_q.web.api.routing import (
 from aragora_q.webhook_views import (
     DeliveryJson,
     WebhookJson,
+    delivery_ids,
     delivery_json,
-    failed_deliveries,
     read_webhook,
     read_webhooks,
     webhook_json,
@@ -135,7 +135,7 @@ async def redeliver(
         raise InvalidPayload("give either ids or failed: true")
     outbox = access.queue.outbox
     await read_webhook(outbox, access.console.config, name)
-    ids = body.ids or await failed_deliveries(outbox, name)
+    ids = body.ids or await delivery_ids(outbox, name, "failed")
     access.log_action("webhook redeliver", ids, body.reason)
     results = await outbox.redeliver(ids, by=access.actor.by, reason=body.reason)
     access.log_changed(sum(each in ("redelivered", "waiting") for each in results))

@@ -17,7 +17,7 @@ from aragora_q.web.access import Operator, Viewer
 from aragora_q.web.pages.confirming import Confirmation, Question
 from aragora_q.web.pages.forms import Form
 from aragora_q.web.pages.rendering import redirect, render
-from aragora_q.webhook_views import failed_deliveries, read_webhook, read_webhooks
+from aragora_q.webhook_views import delivery_ids, read_webhook, read_webhooks
 
 router = APIRouter()
 
@@ -78,7 +78,11 @@ async def redeliver(request: Request, access: Operator, name: str) -> Response:
     back, confirmed = form.back(_page(name)), form.number("confirmed")
     await read_webhook(outbox, access.console.config, name)
     is_all = bool(form.text("failed"))
-    ids = await failed_deliveries(outbox, name) if is_all else list(dict.fromkeys(form.texts("id")))
+    ids = (
+        await delivery_ids(outbox, name, "failed")
+        if is_all
+        else list(dict.fromkeys(form.texts("id")))
+    )
     if not ids:
         why = "No message failed" if is_all else "No message was selected"
         return redirect(back, f"{why}: nothing is sent again.")
