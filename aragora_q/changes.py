@@ -98,20 +98,15 @@ def _change(entry_id: str, fields: Mapping[str, Any]) -> Change:
     return Change(
         entry_id,
         at,
-        min(_whole(fields.get("since")) or at, at),
+        min(replies.whole(fields.get("since")) or at, at),
         fields.get("verb", ""),
         fields.get("subject", ""),
         fields.get("by", ""),
         fields.get("reason", ""),
         fields.get("detail", ""),
-        _whole(fields.get("count")),
+        replies.whole(fields.get("count")) or 0,
         tuple(fields.get("ids", "").split()),
     )
-
-
-def _whole(text: str | None) -> int:
-    """Return the number that a script wrote; 0 for anything else."""
-    return int(text) if text and re.fullmatch("[0-9]{1,15}", text) else 0
 
 
 def actor_name(name: str) -> bytes:

@@ -306,6 +306,10 @@ class ScheduleState:
             return 0.0
         return max(0.0, now - self.next_at)
 
+    def is_ahead(self, now: float) -> bool:
+        """Return True if it is done with times to come: the server's clock was ahead and was set back."""
+        return self.last_at is not None and self.last_at - now > OVERDUE_SECONDS
+
     def is_overdue(self, now: float) -> bool:
         """Return True if its job should be in the queue: no process enqueues it."""
         return self.overdue_seconds(now) > OVERDUE_SECONDS
@@ -332,13 +336,16 @@ class Tick:
     """How many times before have no job, and count as missed."""
     reason: str = ""
     """For the job's history."""
+    last_at: int | None = None
+    """The last time that was done with when `missed` was counted; None: there was none."""
 
 
-TickResult = Literal["created", "exists", "past", "paused", "full"] | InvalidPayload
+TickResult = Literal["created", "exists", "past", "paused", "changed", "full"] | InvalidPayload
 """The answer of the queue to a tick.
 
-`exists`: a job has this id already; the schedule is done with the time. `past`: it was before. `full`: the
-queue takes no more jobs now; nothing changed. An error: why the job is refused; nothing changed.
+`exists`: a job has this id already; the schedule is done with the time. `past`: it was before. `changed`:
+another time was done with since `missed` was counted; nothing changed. `full`: the queue takes no more jobs
+now; nothing changed. An error: why the job is refused; nothing changed.
 """
 
 

@@ -46,6 +46,8 @@ class ScheduleRow:
     paused: Paused | None
     overdue_seconds: float
     """0 if it is not overdue."""
+    ahead_seconds: float
+    """How long it enqueues nothing, because the server's clock was ahead; else 0."""
 
 
 class ScheduleJson(TypedDict):
@@ -122,6 +124,7 @@ def _row(
         error=state.error,
         paused=state.paused,
         overdue_seconds=state.overdue_seconds(now) if state.is_overdue(now) else 0.0,
+        ahead_seconds=(state.last_at or 0.0) - now if state.is_ahead(now) else 0.0,
     )
 
 

@@ -173,4 +173,6 @@ class _Window:
             older_than_ms=0,
             limit=self._size,
             dry_run=0,
+            by="",
+            reason="",
         )

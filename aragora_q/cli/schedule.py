@@ -149,6 +149,12 @@ def _notes(row: ScheduleRow, now: float) -> Iterator[str]:
             f"was due {output.duration(row.overdue_seconds)} ago: no worker that has it runs, and no `reap`; "
             "or the queue is full"
         )
+    elif row.ahead_seconds:
+        yield (
+            f"enqueues nothing for {output.duration(row.ahead_seconds)}: the clock of the server was "
+            "ahead, and the schedule is done with the times until then; to go on now: pause it, then "
+            "resume it"
+        )
     elif row.condition == "not loaded":
         yield (
             "no worker has it yet: start one, or send SIGHUP to those that run, so that they read their "

@@ -41,6 +41,15 @@ def of_schedules(config: QueueConfig, read: SchedulesRead) -> Iterator[Finding]:
                 f"schedule {name} is not in this configuration",
                 f"if no other host has it: aragora-q schedule forget {name}",
             )
+        if state.is_ahead(read.now) and state.paused is None:
+            ahead = duration((state.last_at or 0.0) - read.now)
+            yield Finding(
+                "warning",
+                "schedules",
+                f"schedule {name} enqueues nothing for {ahead}: the server's clock was ahead, and the schedule "
+                "is done with the times until then",
+                f"to go on now: aragora-q schedule pause {name}, then aragora-q schedule resume {name}",
+            )
         if state.error is not None:
             yield Finding(
                 "warning",

@@ -137,6 +137,7 @@ SCRIPTS: Mapping[str, Any] = {
     "cancel": PerItem(bytes),
     "cancel_group": _words("marked ended unknown"),
     "change_schedule": _words("changed unchanged"),
+    "change_webhook": _words("changed unchanged"),
     "check_deliveries": PerItem(bytes),
     "check_group": (_words("more changed done"), bytes),
     "check_job": PerItem(bytes),
@@ -148,7 +149,7 @@ SCRIPTS: Mapping[str, Any] = {
     "claim_maintenance": (int, int, int),
     "complete": PerItem(_words("completed cancelled lost failed")),
     "enqueue": PerItem(
-        _words("created exists full sealed refused unknown_source no_calls past paused")
+        _words("created exists full sealed refused unknown_source no_calls past paused changed")
     ),
     "find": (bytes, bytes, int, ..., bytes),
     "find_live": (bytes, int, ..., bytes),
@@ -166,7 +167,7 @@ SCRIPTS: Mapping[str, Any] = {
     "gate_settle": PerItem(_words("settled repeated late unknown")),
     "gate_states": PerItem((int, bytes, bytes, int, int, int, int)),
     "hold": PerItem(bytes),
-    "list_deliveries": [(bytes, bytes, int, _is_paired)],
+    "list_deliveries": [(bytes, bytes, int)],
     "list_held": (bytes, ..., [bytes]),
     "list_leased": (bytes, ..., (bytes, bytes)),
     "maintenance_lock": _words("ok busy"),
@@ -193,9 +194,7 @@ SCRIPTS: Mapping[str, Any] = {
     "suspend": PerItem(_words("held cancelled lost")),
     "unhold": PerItem(bytes),
     "unregister": int,
-    "webhook_forget": _words("changed unchanged"),
     "webhook_states": (int, ..., (int, int, bytes, bytes, bytes, bytes, bytes)),
-    "webhook_switch": _words("changed unchanged"),
 }
 """The shape of a script's reply: what its header says under `returns`."""
 
@@ -219,6 +218,11 @@ def unexpected(reply: Any, source: str) -> exceptions.InvalidResponse:
 def text(value: Any) -> str:
     """Return a reply as text; bytes that are not UTF-8 are replaced."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def whole(value: Any) -> int | None:
+    """Return a whole number as scripts write it, of at most 15 digits; None for anything else."""
+    return int(value) if value is not None and re.fullmatch("[0-9]{1,15}", text(value)) else None
 
 
 def pairs(reply: Any) -> list[tuple[Any, Any]]:

@@ -5,6 +5,7 @@ Each change is one script; sends nothing to a target. Part of `RedisStreamsQueue
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -15,19 +16,20 @@ from aragora_q.contracts import (
     Delivery,
     DeliveryTotals,
     Outbox,
-    Paused,
     Settled,
     SettleResult,
     WebhooksRead,
     WebhookState,
 )
-from aragora_q.loose import json_object, text, whole
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.scripts import batched
+from aragora_q.streams import states
 
 MAX_ANSWER_CHARS = 500
 """What is kept of a target's answer."""
+
+_OTHER_TYPE = re.compile("WRONGTYPE")  # what a key of another type is read as: nothing
 
 TOTALS = ("deliveries", "deliveries_failed", "deliveries_dropped")
 
@@ -81,7 +83,7 @@ class RedisOutbox(Outbox):
         return WebhooksRead(
             now_ms / 1000,
             {name: _state(name, row) for name, row in zip(names, rows, strict=True)},
-            DeliveryTotals(*(_number(total) for total in totals)),
+            DeliveryTotals(*(replies.whole(total) or 0 for total in totals)),
         )
 
     async def known(self) -> set[str]:
@@ -92,7 +94,14 @@ class RedisOutbox(Outbox):
         rows = await self._connection.run(
             "list_deliveries", [(None, (name,)) for name in names], limit=limit
         )
-        return [_listed(row) for row in rows]
+        listed: list[Delivery] = []
+        for batch in batched(rows):
+            keys = [self._keys.delivery(replies.text(row[0])) for row in batch]
+            found = await self._connection.read_all(
+                (("HGETALL", key) for key in keys), absent=_OTHER_TYPE
+            )
+            listed += [_listed(row, fields or []) for row, fields in zip(batch, found, strict=True)]
+        return listed
 
     async def redeliver(self, ids: Sequence[str], *, by: str = "", reason: str = "") -> list[str]:
         results: list[str] = []
@@ -104,18 +113,17 @@ class RedisOutbox(Outbox):
         return results
 
     async def enable(self, name: str, *, by: str = "", reason: str = "") -> bool:
-        return await self._switch(name, 1, by, reason)
+        return await self._change("enable", name, by, reason)
 
     async def disable(self, name: str, *, by: str = "", reason: str = "") -> bool:
-        return await self._switch(name, 0, by, reason)
+        return await self._change("disable", name, by, reason)
 
     async def forget(self, name: str, *, by: str = "", reason: str = "") -> bool:
-        result = await self._connection.run("webhook_forget", webhook=name, **actor(by, reason))
-        return bool(result == b"changed")
+        return await self._change("forget", name, by, reason)
 
-    async def _switch(self, name: str, enabled: int, by: str, reason: str) -> bool:
+    async def _change(self, action: str, name: str, by: str, reason: str) -> bool:
         result = await self._connection.run(
-            "webhook_switch", webhook=name, enabled=enabled, **actor(by, reason)
+            "change_webhook", action=action, name=name, **actor(by, reason)
         )
         return bool(result == b"changed")
 
@@ -134,8 +142,8 @@ def _claimed(row: Sequence[Any]) -> Delivery:
     )
 
 
-def _listed(row: Sequence[Any]) -> Delivery:
-    delivery_id, webhook, due_ms, pairs = row
+def _listed(row: Sequence[Any], pairs: Sequence[Any]) -> Delivery:
+    delivery_id, webhook, due_ms = row
     fields = replies.text_map(pairs)
     return Delivery(
         replies.text(delivery_id),
@@ -143,10 +151,10 @@ def _listed(row: Sequence[Any]) -> Delivery:
         cast("Any", fields.get("kind", "job")),
         fields.get("subject", "?"),
         cast("Any", fields.get("event", "?")),
-        _seconds(fields.get("at")) or 0.0,
-        _number(fields.get("attempts")),
+        states.seconds(fields.get("at")) or 0.0,
+        replies.whole(fields.get("attempts")) or 0,
         due_ms / 1000 if due_ms >= 0 else None,
-        _seconds(fields.get("ended_at")),
+        states.seconds(fields.get("ended_at")),
         cast("Any", "waiting" if due_ms >= 0 else fields.get("result", "failed")),
         fields.get("answer", ""),
     )
@@ -154,27 +162,13 @@ def _listed(row: Sequence[Any]) -> Delivery:
 
 def _state(name: str, row: Sequence[Any]) -> WebhookState:
     waiting, oldest_ms, failures, last_ok_at, error, error_at, disabled = row
-    paused = json_object(disabled)
     return WebhookState(
         name,
         waiting,
         oldest_ms / 1000 if oldest_ms >= 0 else None,
-        _number(failures),
-        _seconds(last_ok_at),
+        replies.whole(failures) or 0,
+        states.seconds(last_ok_at),
         replies.text(error),
-        _seconds(error_at),
-        Paused(whole(paused.get("at")) / 1000, text(paused.get("by")), text(paused.get("reason")))
-        if disabled
-        else None,
+        states.seconds(error_at),
+        states.paused(disabled),
     )
-
-
-def _number(value: Any) -> int:
-    """Return a whole number as Redis keeps it; 0 for anything else."""
-    digits = replies.text(value) if value is not None else ""
-    return int(digits) if digits.isdecimal() else 0
-
-
-def _seconds(value: Any) -> float | None:
-    """Return milliseconds as Redis keeps them, in seconds; None for anything else."""
-    return _number(value) / 1000 or None

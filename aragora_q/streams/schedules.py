@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, cast
 from aragora_q.base import Job
 from aragora_q.changes import actor_name
 from aragora_q.contracts import (
-    Paused,
     Plan,
     Schedules,
     SchedulesRead,
@@ -22,10 +21,10 @@ from aragora_q.contracts import (
     TickResult,
 )
 from aragora_q.errors import InvalidPayload, QueueFull
-from aragora_q.loose import json_object, number_or_none, text
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.scripts import batched
+from aragora_q.streams import states
 from aragora_q.streams.session import MAX_ERROR_CHARS
 
 if TYPE_CHECKING:
@@ -72,6 +71,7 @@ class RedisSchedules(Schedules):
                 "schedule": tick.schedule,
                 "at": tick.at,
                 "next": tick.next_at,
+                "last": tick.last_at or 0,
                 "missed": tick.missed,
             }
             try:
@@ -83,7 +83,14 @@ class RedisSchedules(Schedules):
         for batch in batched(items, weigh=lambda each: len(each[1][1].payload)):
             statuses = await self._run([item for _, item in batch])
             for (n, (_, fields)), status in zip(batch, statuses, strict=True):
-                is_known = status in (b"created", b"exists", b"past", b"paused", b"full")
+                is_known = status in (
+                    b"created",
+                    b"exists",
+                    b"past",
+                    b"paused",
+                    b"changed",
+                    b"full",
+                )
                 results[n] = (
                     cast("TickResult", status.decode())
                     if is_known
@@ -152,33 +159,15 @@ class RedisSchedules(Schedules):
 
 def _state(name: str, fields: dict[str, str]) -> ScheduleState:
     """Return the state of a schedule; what another program wrote is left out."""
-    paused = json_object(fields["paused"].encode()) if "paused" in fields else None
-    missed = _number(fields.get("missed"))
     return ScheduleState(
         name,
-        last_at=_seconds(fields.get("last")),
-        next_at=_seconds(fields.get("next")),
+        last_at=states.seconds(fields.get("last")),
+        next_at=states.seconds(fields.get("next")),
         last_job=fields.get("job"),
-        missed=0 if missed is None else missed,
+        missed=replies.whole(fields.get("missed")) or 0,
         error=fields.get("error"),
-        paused=None
-        if paused is None
-        else Paused(
-            (number_or_none(paused.get("at")) or 0.0) / 1000,
-            text(paused.get("by")),
-            text(paused.get("reason")),
-        ),
+        paused=states.paused(fields.get("paused")),
     )
-
-
-def _number(value: str | None) -> int | None:
-    is_number = value is not None and value.isascii() and value.isdigit() and len(value) <= 15
-    return int(value) if value is not None and is_number else None
-
-
-def _seconds(value: str | None) -> float | None:
-    ms = _number(value)
-    return None if ms is None else ms / 1000
 
 
 def _ms(seconds: float | None) -> str:

@@ -11,7 +11,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -136,29 +136,29 @@ class Deliverer:
 
     async def _step(self) -> bool:
         """Take what is due and begin to send it. Returns True if more is due that could be sent now."""
-        requests = self._requests()
-        claimed = await self._queue.outbox.claim(requests)
+        webhooks = self._config.webhooks  # a reload meanwhile may remove one that has messages here
+        claimed = await self._queue.outbox.claim(self._requests(webhooks))
         wanted: list[Delivery] = []
         unwanted: list[Delivery] = []
         for each in claimed.deliveries:
-            events = self._config.webhooks[each.webhook].events
+            events = webhooks[each.webhook].events
             (wanted if each.kind == "group" or each.event in events else unwanted).append(each)
         if unwanted:
             await self._queue.outbox.settle([Settled(each, "skip") for each in unwanted])
-        bodies = await self._bodies(wanted)
+        bodies = await self._bodies(wanted, webhooks)
         for delivery, body in zip(wanted, bodies, strict=True):
-            webhook = self._config.webhooks[delivery.webhook]
-            task = asyncio.create_task(self._deliver(delivery, webhook, body), name="deliver")
+            sending = self._deliver(delivery, webhooks[delivery.webhook], body)
+            task = asyncio.create_task(sending, name="deliver")
             self._under_way[task] = delivery.webhook
             task.add_done_callback(self._forget)
         return bool(claimed.deliveries) and claimed.next_due_seconds == 0
 
-    def _requests(self) -> list[ClaimRequest]:
+    def _requests(self, webhooks: Mapping[str, WebhookConfig]) -> list[ClaimRequest]:
         """Return what may be taken of each webhook: a target that hangs leaves room for the others."""
         under_way = Counter(self._under_way.values())
         room = max(0, MAX_SENDING - len(self._under_way))
         requests = []
-        for name, webhook in self._config.webhooks.items():
+        for name, webhook in webhooks.items():
             most = MAX_PER_TARGET if self._failures.get(name) == 0 else 1
             limit = max(min(most - under_way[name], room), int(not under_way[name]))
             room = max(0, room - limit)
@@ -167,7 +167,9 @@ class Deliverer:
                 requests.append(ClaimRequest(name, limit, lease_seconds))
         return requests
 
-    async def _bodies(self, deliveries: Sequence[Delivery]) -> list[Callable[[], bytes]]:
+    async def _bodies(
+        self, deliveries: Sequence[Delivery], webhooks: Mapping[str, WebhookConfig]
+    ) -> list[Callable[[], bytes]]:
         """Return what makes the messages, of jobs and groups as they are now."""
         job_ids = {each.subject for each in deliveries if each.kind == "job"}
         jobs = await self._queue.get_jobs(list(job_ids), max_bytes=messages.MAX_CONTENT_BYTES)
@@ -176,7 +178,7 @@ class Deliverer:
         bodies: list[Callable[[], bytes]] = []
         for each in deliveries:
             if each.kind == "job":
-                with_result = self._config.webhooks[each.webhook].include_result
+                with_result = webhooks[each.webhook].include_result
                 job = found[each.subject]
                 bodies.append(
                     partial(messages.job_message, queue, each, job, with_result=with_result)

@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from http.client import HTTPException, HTTPResponse, HTTPSConnection
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from aragora_q._version import __version__
 from aragora_q.config.tables import WebhookConfig
@@ -44,6 +44,8 @@ NAT64 = IPv6Network("64:ff9b::/96")
 """Addresses that lead a network without IPv4 to IPv4 addresses, in their last 32 bits (RFC 6052)."""
 
 GLOBAL_UNICAST = IPv6Network("2000::/3")
+NOT_PUBLIC = (IPv4Network("192.0.0.0/24"), IPv4Network("168.63.129.16/32"))
+"""Metadata services of clouds and the like, in addresses that (older) Pythons call global."""
 
 Found = tuple[int, int, int, str, Any]
 """One address, as `socket.getaddrinfo` returns it."""
@@ -176,6 +178,8 @@ def _is_public(address: IPv4Address | IPv6Address) -> bool:
     """Return True for unicast addresses of the Internet; `is_global` alone allows some others."""
     if address.is_multicast or not address.is_global:
         return False
+    if any(address in network for network in NOT_PUBLIC):
+        return False
     return isinstance(address, IPv4Address) or address in GLOBAL_UNICAST
 
 
@@ -197,7 +201,7 @@ def _exchange(
             wire = _Wire(secured, deadline)
             request = HTTPSConnection(str(parts.hostname), parts.port or 443, context=context)
             request.sock = wire  # so it opens no connection itself
-            target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             with _during("end of the request", deadline):
                 request.request("POST", target, body, {**_HEADERS, **headers})
             with _during("answer", deadline):

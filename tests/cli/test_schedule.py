@@ -208,6 +208,28 @@ def test_what_is_wrong_comes_first(run_cli, weekly, on_queue):
     assert [row["state"] for row in rows] == ["overdue", "refused", "active"]
 
 
+def test_times_done_too_early_are_said(run_cli, weekly, on_queue):
+    """As after the server's clock was ahead: how long nothing is enqueued, and what to do."""
+
+    async def leap(harness):
+        ahead = _server_ms(harness) + 300 * 86_400_000
+        plan = Plan(ScheduleState("weekly"), next_at=ahead + 60_000, last_at=ahead)
+        await harness.queue.schedules.plan([plan])
+
+    on_queue(leap)
+    words = " ".join(run_cli("schedule", "list").out.split())
+    assert "weekly: enqueues nothing for 300 d: the server's clock was ahead" in words
+    [found] = [
+        each
+        for each in run_cli("doctor", "--json").object["findings"]
+        if "clock was ahead" in each["detail"]
+    ]
+    assert "aragora-q schedule resume weekly" in found["remedy"]
+    run_cli("schedule", "pause", "weekly")
+    run_cli("schedule", "resume", "weekly")
+    assert "ahead" not in run_cli("schedule", "list").out
+
+
 def test_the_job_of_a_time_is_the_last_job(run_cli, weekly, on_queue):
     """Its age is that of its time, which its id has, whatever happened to the schedule since."""
 

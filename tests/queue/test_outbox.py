@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from support.moves import ENDINGS, report
@@ -11,6 +12,7 @@ from aragora_q.base import Job
 from aragora_q.contracts import ClaimRequest, Completed, Failed, Report, Settled
 from aragora_q.errors import GroupSealed, InvalidPayload
 from aragora_q.redis.keys import DELIVERY_DAYS, GIVE_UP_HOURS, MAX_DATA_BYTES, MAX_OUTBOX, MAX_SENT
+from aragora_q.redis.scripts import BATCH_LIMIT
 
 NAMES = ("ops", "chat")
 WEBHOOKS = {name: {"url": "https://example.com/", "secret_file": "secret"} for name in NAMES}
@@ -466,6 +468,30 @@ async def test_messages_without_data_are_removed(webhook_harness):
     harness.redis.delete(harness.keys.delivery(damaged))
 
 
+@pytest.mark.parametrize("number", ["9" * 15, "9" * 400, "9" * 5000, "-1", "1.5", "²", ""])
+async def test_damaged_numbers_are_missing(webhook_harness, number):
+    """Whatever another program wrote where times and counts are, states and messages can be read."""
+    harness = webhook_harness
+    await _end_jobs(harness, "a")
+    [waiting] = await harness.queue.outbox.deliveries(["ops"], 9)
+    pause = f'{{"at": {number or "null"}, "by": "ana"}}'
+    for field in ("last_ok_at", "error_at"):
+        harness.redis.hset(harness.keys.webhooks, f"{field}:ops", number)
+    harness.redis.hset(harness.keys.webhooks, "disabled:ops", pause)
+    harness.redis.hset(harness.keys.delivery(waiting.id), "ended_at", number)
+    harness.redis.hset(
+        harness.keys.schedules, mapping={"last:s": number, "next:s": number, "paused:s": pause}
+    )
+    state = await _state(harness)
+    assert (state.last_ok_at, state.last_error_at) == (None, None)
+    assert datetime.fromtimestamp(state.disabled.at, UTC).year < 2000
+    [listed] = await harness.queue.outbox.deliveries(["ops"], 9)
+    assert listed.ended_at is None
+    schedule = (await harness.queue.schedules.read()).states["s"]
+    assert (schedule.last_at, schedule.next_at) == (None, None)
+    assert schedule.paused is not None
+
+
 async def test_messages_of_a_webhook_that_stays_disabled_expire(webhook_harness):
     """After DELIVERY_DAYS, messages of a disabled webhook are dropped and counted."""
     harness = webhook_harness
@@ -477,6 +503,37 @@ async def test_messages_of_a_webhook_that_stays_disabled_expire(webhook_harness)
     assert await _claim(harness) == []
     assert [each[1] for each in await _messages(harness)] == ["b"]
     assert await _totals(harness) == (0, 0, 1)
+
+
+async def test_expired_messages_delay_no_other(webhook_harness):
+    """No process had the webhook for longer than messages are kept: the first one that has takes what is left."""
+    harness = webhook_harness
+    await _end_jobs(harness, *(f"old{n}" for n in range(50)))
+    for each in await harness.queue.outbox.deliveries(["ops"], 50):
+        harness.redis.delete(harness.keys.delivery(each.id))
+        harness.redis.zincrby(
+            harness.keys.outbox("ops"), -DELIVERY_DAYS * 86_400_000 - 60_000, each.id
+        )
+    await _end_jobs(harness, "new")
+    assert [each.subject for each in await _claim(harness, limit=1)] == ["new"]
+    assert await _totals(harness) == (0, 0, 50)
+
+
+async def test_a_long_list_is_read_in_parts(webhook_harness, monkeypatch):
+    """The data of a full outbox is not read in one script: the server does other work in between."""
+    connection, sizes = webhook_harness.queue.connection, []
+    read_all = type(connection).read_all
+
+    async def count_and_read(self, commands, **options):
+        commands = list(commands)
+        sizes.append(len(commands))
+        return await read_all(self, commands, **options)
+
+    ids = [f"j{n}" for n in range(2 * BATCH_LIMIT + 50)]
+    await _end_jobs(webhook_harness, *ids)
+    monkeypatch.setattr(type(connection), "read_all", count_and_read)
+    assert [each[1] for each in await _messages(webhook_harness)] == ids[::-1]
+    assert sizes == [BATCH_LIMIT, BATCH_LIMIT, 50]
 
 
 async def test_the_last_messages_are_kept(webhook_harness):

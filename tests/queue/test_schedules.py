@@ -1,8 +1,10 @@
 """enqueue.lua with `tick`, plan_schedules.lua, change_schedule.lua: each time of a schedule once."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from support.schedules import now_ms, scheduler
 
 from aragora_q.contracts import Plan, ScheduleState, Tick
 from aragora_q.errors import GroupSealed, InvalidPayload, QueueFull
@@ -130,6 +132,33 @@ async def test_missed_times_are_counted_once(harness):
     assert (await state(harness)).error is None
 
 
+async def test_a_time_is_not_both_enqueued_and_missed(harness):
+    """A process that counts missed times, while another one enqueues the last of them, is to count again."""
+    schedules = harness.queue.schedules
+    await schedules.enqueue([tick()])
+    seen = await state(harness)
+    later = replace(tick(NEXT + 60_000), missed=1, last_at=round(seen.last_at * 1000))
+    assert await schedules.enqueue([tick(NEXT)]) == ["created"]
+    assert await schedules.enqueue([later]) == ["changed"]
+    assert (await state(harness)).last_at == NEXT / 1000
+    assert "ticks_missed" not in harness.counters()
+    assert await schedules.enqueue([replace(later, last_at=NEXT)]) == ["created"]
+    assert (await state(harness)).missed == harness.counters()["ticks_missed"] == 1
+
+
+async def test_a_damaged_number_of_missed_times_begins_again(harness):
+    """Neither a time that is enqueued nor one that is missed is lost because of it."""
+    harness.redis.hset(harness.keys.schedules, "missed:nightly", "-")
+    schedules = harness.queue.schedules
+    assert await schedules.enqueue([replace(tick(), missed=2)]) == ["created"]
+    assert (await state(harness)).missed == 2
+    assert harness.counters()["enqueued"] == 1
+    harness.redis.hset(harness.keys.schedules, "missed:nightly", "-")
+    assert await schedules.plan([Plan(await state(harness), NEXT, AT, missed=3)]) == [True]
+    assert (await state(harness)).missed == 3
+    assert harness.counters()["ticks_missed"] == 5
+
+
 async def test_the_first_time_stays_due(harness):
     """A process that plans a new schedule right before its first time takes nothing from it."""
     schedules = harness.queue.schedules
@@ -184,6 +213,20 @@ async def test_damaged_state_is_repaired_by_the_next_time(harness):
     assert read.states["other"].paused is not None
     assert await harness.queue.schedules.plan([Plan(read.states["nightly"], NEXT)]) == [True]
     assert (await state(harness)).next_at == NEXT / 1000
+
+
+@pytest.mark.parametrize("text", ["999999999999999", "-5", "9" * 400, "1e9"])
+async def test_times_that_are_none_are_as_if_there_were_none(harness, text):
+    """Also those that no calendar has: a schedule with them becomes known, and is due at its next time."""
+    fields = dict.fromkeys((f"{field}:nightly" for field in ("last", "next")), text)
+    harness.redis.hset(harness.keys.schedules, mapping=fields)
+    process = scheduler(harness, nightly={"cron": "0 6 * * *", "job": {"payload": {}}})
+    await process.step()
+    found = await state(harness)
+    now = now_ms(harness.redis) / 1000
+    assert found.last_at <= now < found.next_at <= now + 86_400
+    harness.redis.hset(harness.keys.schedules, mapping=fields)
+    assert await harness.queue.schedules.enqueue([tick()]) == ["created"]
 
 
 async def test_text_of_any_kind_is_kept(harness):

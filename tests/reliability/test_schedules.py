@@ -118,6 +118,22 @@ async def test_the_servers_clock_is_set_back(clocked, clock):
     assert shown(clocked) == ["05 10:00 CEST", "05 11:00 CEST"]
 
 
+async def test_the_servers_clock_was_ahead_by_years(clocked, clock):
+    """The schedule is done with the times until then, and says so; after a pause it goes on from now."""
+    hourly = {"cron": "0 * * * *", "job": JOB}
+    clock.set("2026-05-05T09:30")
+    process = scheduler(clocked, s=hourly)
+    await process.step()
+    assert not (await schedule_state(clocked, "s")).is_ahead(now_ms(clocked.redis) / 1000)
+    await follow(process, clock, "2031-05-05T10:00:01", "2026-05-05T10:00:01")
+    assert (await schedule_state(clocked, "s")).is_ahead(now_ms(clocked.redis) / 1000)
+    await clocked.queue.schedules.pause("s")
+    await clocked.queue.schedules.resume("s")
+    assert not (await schedule_state(clocked, "s")).is_ahead(now_ms(clocked.redis) / 1000)
+    await follow(process, clock, "2026-05-05T11:00:01")
+    assert shown(clocked) == ["05 10:00 CEST", "05 11:00 CEST"]  # the first one was in 2031
+
+
 async def test_hosts_with_other_expressions_do_not_starve_each_other(clocked, clock):
     """Each enqueues its own times, whatever next time the other one has set."""
     clock.set("2026-05-05T09:30")

@@ -494,3 +494,22 @@ def test_pauses_grow_with_the_fleet(new_harness):
         deliverer = Deliverer(None, config, None, lambda n=workers: n)
         seconds = [deliverer._poll_seconds() for _ in range(100)]
         assert least <= min(seconds) < max(seconds) <= most
+
+
+async def test_a_reload_while_messages_are_taken(bench, receiver, monkeypatch):
+    """A message of a webhook that the new configuration does not have is sent as it was taken."""
+    bench = await bench(ops=receiver()).start()
+    claim = bench.outbox.claim
+
+    async def claim_and_reload(requests):
+        claimed = await claim(requests)
+        if claimed.deliveries:
+            bench.deliverer.reconfigure(bench.harness.config.model_copy(update={"webhooks": {}}))
+        return claimed
+
+    monkeypatch.setattr(bench.outbox, "claim", claim_and_reload)
+    await bench.end("j1")
+    [message] = await bench.wait_for(1)
+    assert message["data"]["id"] == "j1"
+    [delivered] = await bench.wait_until_settled()
+    assert delivered.result == "delivered"

@@ -9,28 +9,36 @@
 --
 -- A webhook that is disabled gets none. One whose last attempt failed gets one at a time, of all processes together.
 
+local MAX_GONE = 1000
 local reply, next_due = {-1}, math.huge
 
--- The messages of an outbox that are due, whose data still exists; those without data are removed.
-local function take(outbox, name, limit, lease_ms)
-  local gone, taken = 0, 0
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', outbox, '-inf', now_text, 'LIMIT', '0', text(limit))) do
-    local delivery = queue_prefix .. 'delivery:' .. id
-    local state = read(delivery, 'webhook', 'kind', 'subject', 'event', 'at')
-    if state.webhook == name and state.kind and state.subject and state.event and parse_int(state.at) then
-      local attempts = tolerate_damage(redis.pcall('HINCRBY', delivery, 'attempts', '1'))
-      if type(attempts) == 'table' then
-        redis.call('HSET', delivery, 'attempts', '1')
-        attempts = 1
-      end
-      redis.call('ZADD', outbox, text(now + lease_ms), id)
-      reply[#reply + 1] = {id, name, state.kind, state.subject, state.event, parse_int(state.at), attempts, now + lease_ms}
-      taken = taken + 1
-    else  -- it expired, or another program changed it
-      redis.call('ZREM', outbox, id)
-      gone = gone + 1
-    end
+-- Take one message, if its data still exists; else it is removed. Returns true if it was taken.
+local function take_one(outbox, name, id, lease_ms)
+  local delivery = queue_prefix .. 'delivery:' .. id
+  local state = read(delivery, 'webhook', 'kind', 'subject', 'event', 'at')
+  if not (state.webhook == name and state.kind and state.subject and state.event and parse_int(state.at)) then
+    redis.call('ZREM', outbox, id)  -- it expired, or another program changed it
+    return false
   end
+  local attempts = tolerate_damage(redis.pcall('HINCRBY', delivery, 'attempts', '1'))
+  if type(attempts) == 'table' then
+    redis.call('HSET', delivery, 'attempts', '1')
+    attempts = 1
+  end
+  redis.call('ZADD', outbox, text(now + lease_ms), id)
+  reply[#reply + 1] = {id, name, state.kind, state.subject, state.event, parse_int(state.at), attempts, now + lease_ms}
+  return true
+end
+
+-- Take messages of an outbox that are due. Those that expired, up to MAX_GONE in a call, make way for others.
+local function take(outbox, name, limit, lease_ms)
+  local gone, taken, ids = 0, 0, nil
+  repeat
+    ids = redis.call('ZRANGEBYSCORE', outbox, '-inf', now_text, 'LIMIT', '0', text(limit - taken))
+    for _, id in ipairs(ids) do
+      if take_one(outbox, name, id, lease_ms) then taken = taken + 1 else gone = gone + 1 end
+    end
+  until taken == limit or #ids == 0 or gone >= MAX_GONE
   count('deliveries_dropped', gone)
   if taken > 0 then redis.call('PEXPIRE', outbox, text(DELIVERY_MS)) end
   return taken

@@ -4,7 +4,7 @@
 -- keys: webhooks labels
 -- args: limit
 -- each webhook: name
--- returns: per message, newest first: id, webhook, due time (-1: it does not wait), fields of its hash and their values
+-- returns: per message, newest first: id, webhook, due time (-1: it does not wait)
 
 local rows = {}
 for n = 1, items do
@@ -24,7 +24,6 @@ end)
 local reply = {}
 for n = 1, math.min(tonumber(limit), #rows) do
   local _, _, id, name, due = unpack(rows[n])
-  local fields = redis.pcall('HGETALL', queue_prefix .. 'delivery:' .. id)
-  reply[n] = {id, name, due, fields.err and {} or fields}
+  reply[n] = {id, name, due}
 end
 return reply
