@@ -43,6 +43,8 @@ OLD_SECONDS = 600.0
 PLACES = {
     "workers": ("/workers", "workers"),
     "providers": ("/money#providers", "providers"),
+    "schedules": ("/schedules", "schedules"),
+    "webhooks": ("/webhooks", "webhooks"),
     "failed": ("/failed", "failed jobs"),
 }
 """Addresses and names of links, by what a warning is about."""
@@ -159,8 +161,6 @@ def _attention(
 ) -> Iterator[Attention]:
     """Yield what an operator should look at, most important first."""
     for warning in warnings:
-        if warning.about in ("schedules", "webhooks"):
-            continue  # the page names each with a link
         yield Attention(warning.text, "bad", *PLACES.get(warning.about, ()))
     if (oldest := stats["oldest_waiting_seconds"]) is not None and oldest > OLD_SECONDS:
         waits = f"The oldest waiting job waits for {duration(oldest)}."
