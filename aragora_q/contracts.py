@@ -295,6 +295,11 @@ class ScheduleState:
     """Why the job of its last time was refused."""
     paused: Paused | None = None
 
+    @property
+    def is_planned(self) -> bool:
+        """True once a worker or `reap` has read it in its configuration: only then are its times kept."""
+        return self.next_at is not None or self.last_at is not None
+
     def overdue_seconds(self, now: float) -> float:
         """Return the time since it was due; 0 if it is not, or is paused."""
         if self.next_at is None or self.paused is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 from zoneinfo import ZoneInfo
 
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     from aragora_q.config.tables import ScheduleConfig
     from aragora_q.contracts import Paused, SchedulesRead, WorkQueue
 
-ScheduleCondition = Literal["overdue", "refused", "paused", "not configured here", "active"]
-"""What an operator sees of a schedule first. `refused`: the job of its last time was not taken."""
+ScheduleCondition = Literal[
+    "overdue", "refused", "not loaded", "paused", "not configured here", "active"
+]
+"""What an operator sees of a schedule first. `refused`: the job of its last time was not taken. `not loaded`:
+no worker or `reap` has read it in its configuration yet, so its times pass without jobs."""
 
-ORDER = ("overdue", "refused", "paused", "not configured here", "active")
+ORDER = get_args(ScheduleCondition)
+PROBLEMS = frozenset({"overdue", "refused", "not loaded"})
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,8 @@ def _row(
         condition = "overdue"
     elif state.error is not None:
         condition = "refused"
+    elif not state.is_planned:
+        condition = "not loaded"
     return ScheduleRow(
         name=name,
         condition=condition,

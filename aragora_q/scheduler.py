@@ -138,9 +138,8 @@ class Scheduler:
     ) -> tuple[Tick | None, Plan | None, int]:
         """Return what is to be enqueued, or planned, of a schedule, and its next time."""
         schedule = self._own[name]
-        is_known = state.last_at is not None or state.next_at is not None
         is_new = name not in self._since
-        since = self._since.setdefault(name, now) if is_known else now
+        since = self._since.setdefault(name, now) if state.is_planned else now
         self._since[name] = since  # of one that is not known, or was forgotten, nothing is due
         last, planned = _ms(state.last_at), _ms(state.next_at)
         after = max(last or 0, since if planned is None else min(since, planned - 1))

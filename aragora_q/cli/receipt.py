@@ -65,9 +65,9 @@ async def show(
     job_id: Annotated[str, typer.Argument(metavar="ID", show_default=False, help="Job id.")],
     file: OutputFile = None,
 ) -> None:
-    """Write the receipt of a job that has ended: completed, failed or cancelled.
+    """Write the receipt of a job that has ended.
 
-    The same job makes the same bytes on every host with the same key.
+    Completed, failed or cancelled.     The same job makes the same bytes on every host with the same key.
     """
     from aragora_q.output_file import write_file
     from aragora_q.views import read_receipt
@@ -112,10 +112,10 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Verify a receipt: how the result is degraded, then form, digest and signature.
+    """Verify a receipt: form, digest and signature.
 
-    The file must be as it was written, byte for byte; one newline at its end may be missing. No Redis server
-    is needed.
+    How the result is degraded is printed first. The file must be as it was written, byte for byte; one
+    newline at its end may be missing. No Redis server is needed.
     """
     from aragora_q.report import receipt as receipts
 

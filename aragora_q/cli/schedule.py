@@ -151,8 +151,14 @@ def _notes(row: ScheduleRow, now: float) -> Iterator[str]:
         )
     elif row.ahead_seconds:
         yield (
-            f"enqueues nothing for {output.duration(row.ahead_seconds)}: the server's clock was ahead, and the "
-            f"schedule is done with the times until then; to go on now: pause it, then resume it"
+            f"enqueues nothing for {output.duration(row.ahead_seconds)}: the clock of the server was "
+            "ahead, and the schedule is done with the times until then; to go on now: pause it, then "
+            "resume it"
+        )
+    elif row.condition == "not loaded":
+        yield (
+            "no worker has it yet: start one, or send SIGHUP to those that run, so that they read their "
+            "configuration again"
         )
     if row.error is not None:
         yield f"the job of its last time was refused: {row.error}"
@@ -224,7 +230,8 @@ def _described(
         yield "catch up", [row.declared.catch_up]
         yield "job", [json.dumps(row.declared.job, ensure_ascii=False)]
     if times:
-        yield "next", [f"{_time(row, at)} ({output.ago(at, now)})" for at in times]
+        label = "next" if row.paused is None else "if resumed"
+        yield label, [f"{_time(row, at)} ({output.ago(at, now)})" for at in times]
     if row.last_at is not None:
         yield "done up to", [f"{_time(row, row.last_at)} ({output.ago(row.last_at, now)})"]
     if row.last_job is not None:
@@ -243,11 +250,11 @@ async def run(
     name: Name,
     reason: Reason = "",
     as_json: AsJson = False,
-    quiet: Quiet = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only the job id.")] = False,
 ) -> None:
     """Enqueue the job of a schedule now.
 
-    Also while it is paused. Prints the job's id, NAME@SECONDS-run. The times of the schedule stay as they
+    Also while it is paused. The job's id is NAME@SECONDS-run. The times of the schedule stay as they
     are. The job's history says who ran it, and why.
     """
     from aragora_q.schedule_views import run_schedule
@@ -256,8 +263,10 @@ async def run(
     job_id, created = await run_schedule(queue, name, now, by=options.operator(), reason=reason)
     if as_json:
         output.json_line({"name": name, "id": job_id, "created": created})
-    elif not quiet:
+    elif quiet:
         output.line(job_id)
+    elif created:
+        output.line(f"{job_id} enqueued")
     if not created:
         output.info(f"job {job_id} exists already: not enqueued again")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -70,9 +70,10 @@ async def list_(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only names.")] = False,
 ) -> None:
-    """List webhooks with what waits and fails, those with a problem first.
+    """List webhooks, those with a problem first.
 
-    All that this configuration or the queue knows. Of an address, only the host is shown.
+    All that this configuration or the queue knows, with what waits and what failed. Of an address, only the
+    host is shown.
     """
     from aragora_q.webhook_views import read_webhooks, webhook_json
 
@@ -121,13 +122,19 @@ def _notes(row: WebhookRow, now: float) -> Iterator[str]:
         why = f": {row.disabled.reason}" if row.disabled.reason else ""
         yield f"{row.name}: disabled{by} {output.ago(row.disabled.at, now)}{why}"
         yield f"{row.name}: to send what waits: aragora-q webhook enable {row.name}"
-    if row.last_error and row.last_error_at is not None and (row.failures or row.disabled):
+    is_shown = bool(row.failures or row.disabled) and not _is_reason(row)
+    if row.last_error and row.last_error_at is not None and is_shown:
         yield f"{row.name}: last error {output.ago(row.last_error_at, now)}: {row.last_error}"
     if row.condition == "late":
         yield f"{row.name}: no worker that runs has it in its configuration, or none runs"
     if not row.is_configured:
         yield f"{row.name}: not in the configuration here; workers that have it send its messages"
         yield f"{row.name}: if no worker has it any more: aragora-q webhook forget {row.name}"
+
+
+def _is_reason(row: WebhookRow) -> bool:
+    """Return True if the last error is why the webhook is disabled."""
+    return row.disabled is not None and row.disabled.reason == row.last_error
 
 
 def _totals_rows(totals: DeliveryTotals) -> Iterator[str]:
@@ -169,7 +176,7 @@ def send_test(
     if as_json:
         output.json_line(_sent_json(name, target, message_id, sent))
     elif not quiet or sent.result != "delivered":
-        output.line(f"{name}: {sent.text} in {output.duration(sent.seconds)}")
+        output.line(f"{name}: {sent.text} ({output.duration(sent.seconds)})")
         if sent.body:
             output.lines(output.wrapped(f"{name}: its answer begins: {sent.body}"))
     return 0 if sent.result == "delivered" else 1
@@ -236,6 +243,7 @@ async def deliveries(
         row, now = await read_webhook(queue.outbox, queue.config, name)
         rows = [row]
     names = [row.name for row in rows]
+    disabled = {row.name for row in rows if row.disabled is not None}
     listed = await queue.outbox.deliveries(names, MAX_LISTED if failed else limit)
     shown = [each for each in listed if not failed or each.result == "failed"][:limit]
     if quiet:
@@ -249,13 +257,15 @@ async def deliveries(
     else:
         output.table(
             ("MESSAGE", "WEBHOOK", "EVENT", "OF", "WHEN", "TRIES", "RESULT", "ANSWER"),
-            [_delivery_row(each, now) for each in shown],
+            [_delivery_row(each, now, disabled) for each in shown],
         )
 
 
-def _delivery_row(each: Delivery, now: float) -> tuple[str, ...]:
+def _delivery_row(each: Delivery, now: float, disabled: Container[str]) -> tuple[str, ...]:
     result = str(each.result)
-    if each.due_at is not None:
+    if each.result == "waiting" and each.webhook in disabled:
+        result += ", disabled"
+    elif each.due_at is not None:
         result += ", due" if each.due_at <= now else f", next {output.ago(each.due_at, now)}"
     return (
         each.id,
@@ -329,7 +339,18 @@ async def redeliver(
     if not as_json and not quiet:
         number = sum(result not in PROBLEMS for result in results)
         output.line(f"{output.count(number, 'message')} to be sent now")
+    await _warn_of_disabled(queue)
     return max((EXIT_CODES[result] for result in results), default=0)
+
+
+async def _warn_of_disabled(queue: RedisStreamsQueue) -> None:
+    from aragora_q.webhook_views import read_webhooks
+
+    rows, _ = await read_webhooks(queue.outbox, queue.config)
+    for row in rows:
+        if row.disabled is not None and row.waiting:
+            enable = f"aragora-q webhook enable {row.name}"
+            output.info(f"webhook {row.name} is disabled: its messages wait until {enable}")
 
 
 async def _wanted(

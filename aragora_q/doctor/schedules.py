@@ -16,7 +16,8 @@ from aragora_q.formats import duration
 def of_schedules(config: QueueConfig, read: SchedulesRead) -> Iterator[Finding]:
     """Yield what is wrong with schedules. A host may lack those that other hosts have."""
     own = {name for name, each in config.schedules.items() if each.queue in (None, config.queue)}
-    for name in sorted(own - set(read.states)):
+    planned = {name for name, state in read.states.items() if state.is_planned}
+    for name in sorted(own - planned):
         yield Finding(
             "warning",
             "schedules",

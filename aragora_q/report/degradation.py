@@ -51,7 +51,7 @@ def _of_debate(debate: Debate) -> Iterator[Degradation]:
                 yield Degradation("dropped", f"{debate.agent(seat)} dropped out: {why}")
     ended_by = text(debate.result.get("ended_by"))
     if ended_by in LIMITS:
-        yield Degradation("ended_early", f"there was no further round: {ENDINGS[ended_by]}")
+        yield Degradation("ended_early", ENDINGS[ended_by])
     yield from _unusable(debate)
     if unpriced := debate.unpriced_calls():
         yield Degradation("unpriced", f"{count(unpriced, 'call')} without a known price")

@@ -311,7 +311,7 @@ class _FailureLog:
         elif self._is_due(delivery.webhook):
             retry_in = round(settled.delay_seconds, 1)
             logger.warning(
-                "message to a webhook not delivered, it is sent again",
+                "message to a webhook not delivered, to be sent again",
                 extra={**fields, "retry_in_seconds": retry_in},
             )
 

@@ -837,7 +837,7 @@ class TestWebhooks:
         [
             ({"secret_file": "/nonexistent/secret"}, "cannot read /nonexistent/secret"),
             ({"ca_file": "/nonexistent/ca"}, "cannot use ca_file /nonexistent/ca"),
-            ({"url": "https://10.1.2.3/"}, "10.1.2.3, which is neither public nor in allow_networks"),
+            ({"url": "https://10.1.2.3/"}, "refused: 10.1.2.3 is neither public nor in allow_networks"),
             ({"url": "https://name.invalid/"}, "the look-up of the name 'name.invalid' failed"),
         ],
     )  # fmt: skip

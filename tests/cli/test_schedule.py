@@ -51,12 +51,18 @@ def test_without_schedules_the_list_says_how_to_add_one(run_cli):
 
 
 def test_a_new_schedule_has_a_next_time_in_its_zone(run_cli, weekly):
-    """Before any worker knows it."""
+    """Before any worker knows it; that its times pass without jobs until then is said."""
     ended = run_cli("schedule", "list")
     assert ended.code == 0
     assert re.search(
-        rf"^weekly +active +{NEXT} +none yet +0 6 \* \* MON Europe/Berlin$", ended.out, re.MULTILINE
+        rf"^weekly +not loaded +{NEXT} +none yet +0 6 \* \* MON Europe/Berlin$",
+        ended.out,
+        re.MULTILINE,
     )
+    assert " ".join(ended.lines[2:]).strip().startswith("weekly: no worker has it yet: start one")
+    assert run_cli("reap", "--quiet").code == 0
+    ended = run_cli("schedule", "list")
+    assert re.search(rf"^weekly +active +{NEXT} ", ended.out, re.MULTILINE)
     assert len(ended.lines) == 2
     assert run_cli("schedule", "list", "-q").out == "weekly\n"
 
@@ -91,21 +97,21 @@ def test_run_enqueues_the_job_now(run_cli, weekly, state_of):
     """It prints the id; the history says who and why; the tag leads to it."""
     ended = run_cli("schedule", "run", "weekly", "--reason", "the board meets")
     assert (ended.code, ended.err) == (0, "")
-    assert re.fullmatch(r"weekly@\d+-run\n", ended.out)
-    job_id = ended.out.strip()
+    assert re.fullmatch(r"weekly@\d+-run enqueued\n", ended.out)
+    job_id = ended.out.split()[0]
     [event] = run_cli("status", job_id, "--json").object["history"]
     assert (event["cause"], event["reason"]) == ("scheduled", "the board meets")
     assert "@" in event["by"]
     assert run_cli("list", "--tag", "schedule=weekly", "-q").out.strip() == job_id
     assert (state_of()["last_job"], state_of()["last_status"]) == (job_id, "pending")
     assert re.search(
-        r"^weekly +active .* pending, .* ago ", run_cli("schedule", "list").out, re.MULTILINE
+        r"^weekly +not loaded .* pending, .* ago ", run_cli("schedule", "list").out, re.MULTILINE
     )
 
 
 def test_a_job_that_was_deleted_is_shown_so(run_cli, weekly, state_of):
     """The schedule still knows its id."""
-    job_id = run_cli("schedule", "run", "weekly").out.strip()
+    job_id = run_cli("schedule", "run", "weekly", "--quiet").out.strip()
     run_cli("cancel", job_id)
     run_cli("purge", job_id)
     assert (state_of()["last_job"], state_of()["last_status"]) == (job_id, None)
@@ -124,6 +130,9 @@ def test_pause_and_resume(run_cli, weekly, state_of):
     assert re.search(r"^weekly +paused +on resume ", shown, re.MULTILINE)
     assert re.search(r"^weekly: paused by \S+@\S+ .* ago: holidays$", shown, re.MULTILINE)
     assert state_of()["paused"]["reason"] == "holidays"
+    assert re.search(
+        rf"^if resumed {NEXT} ", run_cli("schedule", "show", "weekly").out, re.MULTILINE
+    )
     assert run_cli("schedule", "run", "weekly").code == 0
     ended = run_cli("schedule", "resume", "weekly")
     assert re.fullmatch(rf"weekly is resumed; next: {NEXT}\n", ended.out)
@@ -174,6 +183,7 @@ def test_what_is_wrong_comes_first(run_cli, weekly, on_queue):
         now = _server_ms(harness)
         await harness.queue.schedules.plan(
             [
+                Plan(ScheduleState("fine"), next_at=now + 60_000),
                 Plan(ScheduleState("late"), next_at=now - 300_000),
                 Plan(
                     ScheduleState("refused"),

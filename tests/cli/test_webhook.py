@@ -210,6 +210,11 @@ def test_disable_and_enable(run_cli, cancelled):
     assert re.search(r"^ops +disabled +1 ", shown, re.MULTILINE)
     assert re.search(r"^ops: disabled by \S+@\S+ .* ago: the receiver moves$", shown, re.MULTILINE)
     assert "ops: to send what waits: aragora-q webhook enable ops" in shown
+    listed = run_cli("webhook", "deliveries", "ops")
+    assert " waiting, disabled" in listed.out
+    ended = run_cli("webhook", "redeliver", run_cli("webhook", "deliveries", "-q").out.strip())
+    assert ended.code == 0
+    assert "webhook ops is disabled: its messages wait until aragora-q webhook enable" in ended.err
     assert run_cli("webhook", "enable", "ops", "-q").out == ""
     assert run_cli("webhook", "enable", "ops").out == "ops was not disabled; 1 message to be sent\n"
     assert run_cli("webhook", "enable", "ops", "--json").object == {
@@ -309,7 +314,7 @@ def test_test_sends_one_signed_message(run_cli, receiver, local, monkeypatch):
     """Without Redis; the receiver verifies it with the specification's library."""
     ended = run_cli("--redis-url", "redis://127.0.0.1:1", "webhook", "test", "ops")
     assert (ended.code, ended.err) == (0, "")
-    assert re.fullmatch(r"ops: answered 200 in .* s\n", ended.out)
+    assert re.fullmatch(r"ops: answered 200 \(.* s\)\n", ended.out)
     [message] = receiver.verified()
     assert (message["type"], message["data"]) == ("test", {"queue": "debates", "webhook": "ops"})
     assert run_cli("webhook", "test", "ops", "--quiet").out == ""
@@ -351,7 +356,7 @@ def test_test_refuses_what_must_not_be_reached(run_cli, receiver, local, tmp_pat
     path.write_text(path.read_text().replace("allow_networks = ['127.0.0.0/8']\n", ""))
     ended = run_cli("webhook", "test", "ops")
     assert ended.code == 1
-    assert "which is neither public nor in allow_networks" in ended.out
+    assert "127.0.0.1 is neither public nor in allow_networks" in ended.out
     assert receiver.connections == 0
 
 

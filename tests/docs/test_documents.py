@@ -55,6 +55,7 @@ SHOWS = {
         r"^then +survey\.then, enqueued",
         r"^job +nightly-.*\.then$",
     ],
+    MANUAL: [r'"verb":"hold",.*"reason":"prices changed"'],
     "docs/receipts.md": [
         r"^degraded +no$",
         r"^signature +none: the receipt is not signed$",
@@ -100,6 +101,14 @@ def test_blocks_say_what_they_are(page):
             assert not re.search(r"^(\$ |aragora-q |make |docker )", block.text, re.MULTILINE), (
                 f"{block}: its language is sh"
             )
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_block_leaves_a_umask(page):
+    """It is set in a subshell: files that later blocks make stay readable for the services that need them."""
+    for block in blocks(page):
+        if block.language == "sh":
+            assert not re.search(r"^umask", block.text, re.MULTILINE), block
 
 
 def runs(page, program):

@@ -205,6 +205,16 @@ async def test_a_key_of_another_type_is_replaced(harness):
     assert [each.verb for each in await harness.queue.changes()] == ["pause", "pause", "cancel"]
 
 
+async def test_a_stream_without_an_id_left_is_replaced(harness):
+    """As one to which another program wrote the last id that there is."""
+    last = f"{2**64 - 1}-{2**64 - 1}"
+    harness.redis.xadd(harness.keys.changes, {"verb": "x", "by": "y"}, id=last)
+    await harness.enqueue("a")
+    assert await harness.queue.cancel("a", **ANN)
+    assert await harness.queue.pause(**ANN)
+    assert [each.verb for each in await harness.queue.changes()] == ["pause", "cancel"]
+
+
 async def test_foreign_entries_are_read(harness):
     """Entries that another program wrote have blanks for what cannot be read."""
     harness.redis.xadd(harness.keys.changes, {"count": "many", "since": "-", "x": "y"})

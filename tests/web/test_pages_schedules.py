@@ -54,8 +54,9 @@ async def test_times_and_last_jobs(operator, queue):
     job_id = await tick(queue, "cleanup", minute())
     page = await operator.get("/schedules")
     assert page.status == 200
-    assert "2 schedules" in page.words
-    assert "report 30 6 * * MON Europe/Berlin active" in page.words
+    assert "2 schedules, 1 with a problem" in page.words
+    assert "report 30 6 * * MON Europe/Berlin not loaded" in page.words
+    assert "cleanup * * * * * UTC active" in page.words
     assert re.search(r"Mon \d{4}-\d\d-\d\d 06:30 CES?T", page.words)
     assert f"{job_id} pending" in page.words
     assert f'href="/jobs/{job_id.replace("@", "%40")}"' in page.text

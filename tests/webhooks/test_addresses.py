@@ -42,7 +42,7 @@ def socket_form(address):
 def test_other_addresses_are_refused(monkeypatch, address):
     """This host, private networks, metadata services, multicast, and IPv6 forms that lead to any of these."""
     resolve_to(monkeypatch, address)
-    with pytest.raises(NotSent, match="which is neither public nor in allow_networks"):
+    with pytest.raises(NotSent, match=" leads to .* is neither public nor in allow_networks"):
         look_up(webhook())
 
 
@@ -95,10 +95,7 @@ def test_nothing_is_sent_to_a_refused_address(receiver, tmp_path):
     refused = target.webhook(tmp_path, allow_networks=())
     sent = send(refused, "1-1", b"{}")
     assert sent.result == "failed"
-    assert (
-        sent.text
-        == "refused: 127.0.0.1 leads to 127.0.0.1, which is neither public nor in allow_networks"
-    )
+    assert sent.text == "refused: 127.0.0.1 is neither public nor in allow_networks"
     assert target.connections == 0
 
 
@@ -125,7 +122,7 @@ def test_ipv6(receiver, tmp_path):
     assert send(target.webhook(tmp_path), "1-1", b"{}").result == "delivered"
     assert target.requests[0].headers["host"] == f"[::1]:{target.port}"
     sent = send(target.webhook(tmp_path, allow_networks=("127.0.0.0/8",)), "1-1", b"{}")
-    assert sent.text.startswith("refused: ::1 leads to ::1")
+    assert sent.text.startswith("refused: ::1 is neither public")
 
 
 def test_the_next_address_is_tried(receiver, tmp_path, monkeypatch):

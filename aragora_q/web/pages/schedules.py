@@ -15,6 +15,7 @@ from fastapi.responses import Response
 from aragora_q.config.tables import SCHEDULE_TAG
 from aragora_q.labels import JobFilter
 from aragora_q.schedule_views import (
+    PROBLEMS,
     ScheduleRow,
     forget_schedule,
     require_schedule,
@@ -47,7 +48,7 @@ async def list_schedules(request: Request, access: Viewer) -> Response:
         now=read.now,
         rows=rows,
         jobs={job.id: job for job in jobs},
-        wrong=sum(row.condition in ("overdue", "refused") for row in rows),
+        wrong=sum(row.condition in PROBLEMS for row in rows),
         has_unknown=any(row.declared is None for row in rows),
     )
 

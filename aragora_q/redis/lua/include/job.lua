@@ -108,12 +108,12 @@ local function ring_bell()
 end
 
 -- The reply to redis.pcall. Raises every error, such as missing rights, but those that damaged data causes: an entry
--- id that is invalid or missing, a key of another type, a number that is none or too large.
+-- id that is invalid or missing, or the last one possible, a key of another type, a number that is none or too large.
 local function tolerate_damage(reply)
   local failure = type(reply) == 'table' and reply.err
   if failure and not (string.find(failure, 'stream ID', 1, true) or string.find(failure, 'WRONGTYPE', 1, true)
     or string.find(failure, 'must be strings or integers', 1, true) or string.find(failure, 'not an integer', 1, true)
-    or string.find(failure, 'overflow', 1, true)) then error(reply) end
+    or string.find(failure, 'overflow', 1, true) or string.find(failure, 'last possible ID', 1, true)) then error(reply) end
   return reply
 end
 
@@ -273,7 +273,7 @@ end
 -- word; `subject` is what was changed, such as `group:<name>` or `budget:<name>`, or empty for the queue or its jobs;
 -- `ids` are the jobs or messages, none for other subjects. Optional: `detail`, what it was changed to; `n_ids`, how
 -- many there are, if not all are in `ids`; `since`, when the first of several calls was made, in ms.
-local function note_change(verb, subject, ids, by, reason, detail, n_ids, since)
+local function note_change(verb, subject, ids, by, reason, detail, n_ids, since)  -- rare
   if by == '' then return end
   local fields = {
     'verb', verb, 'subject', subject, 'by', by, 'reason', cut(reason), 'detail', detail or '',
@@ -281,7 +281,7 @@ local function note_change(verb, subject, ids, by, reason, detail, n_ids, since)
     'since', since or now_text,
   }
   local reply = tolerate_damage(redis.pcall('XADD', changes, 'MAXLEN', '~', MAX_CHANGES, '*', unpack(fields)))
-  if type(reply) == 'table' then  -- a key of another type: replace it
+  if type(reply) == 'table' then  -- a key of another type, or a stream with no id left: replace it
     redis.call('UNLINK', changes)
     redis.call('XADD', changes, '*', unpack(fields))
   end
@@ -291,7 +291,7 @@ local SAME_COMMAND_MS = 10000
 
 -- The same for what may take several calls: a command that changes many jobs sends 100 per call. If the operator's last
 -- change says the same and is not older than SAME_COMMAND_MS, it is replaced by one that has the jobs of both.
-local function note_changes(verb, subject, ids, by, reason, detail)
+local function note_changes(verb, subject, ids, by, reason, detail)  -- rare
   if by == '' then return end
   local last
   local entries = redis.pcall('XREVRANGE', changes, '+', '-', 'COUNT', 5)  -- of the last operators
