@@ -11,8 +11,8 @@ from support.queue_harness import QueueHarness, check_and_close
 from aragora_q.base import Job
 from aragora_q.contracts import ClaimRequest, Completed, Failed, Report, Settled
 from aragora_q.errors import GroupSealed, InvalidPayload
-from aragora_q.redis.scripts import BATCH_LIMIT
 from aragora_q.redis.keys import DELIVERY_DAYS, GIVE_UP_HOURS, MAX_DATA_BYTES, MAX_OUTBOX, MAX_SENT
+from aragora_q.redis.scripts import BATCH_LIMIT
 
 NAMES = ("ops", "chat")
 WEBHOOKS = {name: {"url": "https://example.com/", "secret_file": "secret"} for name in NAMES}
@@ -506,7 +506,7 @@ async def test_messages_of_a_webhook_that_stays_disabled_expire(webhook_harness)
 
 
 async def test_expired_messages_delay_no_other(webhook_harness):
-    """No process had the webhook for longer than messages are kept: the first one that has takes what is left."""
+    """No process had the webhook for longer than messages are kept: the first that has it takes the rest."""
     harness = webhook_harness
     await _end_jobs(harness, *(f"old{n}" for n in range(50)))
     for each in await harness.queue.outbox.deliveries(["ops"], 50):
