@@ -336,13 +336,16 @@ class Tick:
     """How many times before have no job, and count as missed."""
     reason: str = ""
     """For the job's history."""
+    last_at: int | None = None
+    """The last time that was done with when `missed` was counted; None: there was none."""
 
 
-TickResult = Literal["created", "exists", "past", "paused", "full"] | InvalidPayload
+TickResult = Literal["created", "exists", "past", "paused", "changed", "full"] | InvalidPayload
 """The answer of the queue to a tick.
 
-`exists`: a job has this id already; the schedule is done with the time. `past`: it was before. `full`: the
-queue takes no more jobs now; nothing changed. An error: why the job is refused; nothing changed.
+`exists`: a job has this id already; the schedule is done with the time. `past`: it was before. `changed`:
+another time was done with since `missed` was counted; nothing changed. `full`: the queue takes no more jobs
+now; nothing changed. An error: why the job is refused; nothing changed.
 """
 
 

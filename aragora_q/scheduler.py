@@ -112,7 +112,7 @@ class Scheduler:
                 if is_set and plan.last_at is not None:
                     self._log_missed(plan.schedule.name, plan.missed, plan.last_at, plan.error)
         spread_seconds = random.uniform(0, SPREAD_SECONDS)  # noqa: S311 - spreads load, guards nothing
-        until_next = next_at / 1000 - read.now
+        until_next = 0.0 if "changed" in results else next_at / 1000 - read.now
         return results.count("created"), min(until_next, READ_SECONDS) + spread_seconds
 
     async def _judge_all(self, read: SchedulesRead) -> tuple[list[Tick], list[Plan], int] | None:
@@ -160,7 +160,7 @@ class Scheduler:
         if is_late:
             reason += f", {duration((now - at) / 1000)} ago"
         job = self._config.scheduled_job(name, str(at // 1000))
-        return Tick(name, at, next_at, job, count - 1, reason), None, next_at
+        return Tick(name, at, next_at, job, count - 1, reason, last), None, next_at
 
     def _first_after(self, name: str, after: int) -> int:
         known_after, first_at = self._first.get(name, (-1, 0))
@@ -183,7 +183,7 @@ class Scheduler:
                         "scheduled job waits: the queue is full",
                         extra={"schedule": tick.schedule, "job": tick.job.id},
                     )
-            case "exists" | "past" | "paused":
+            case "exists" | "past" | "paused" | "changed":
                 pass
             case error:
                 seen = state or ScheduleState(tick.schedule)

@@ -20,7 +20,7 @@ from aragora_q.labels import decode_labels
 from aragora_q.loose import json_object, text
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
-from aragora_q.redis.keys import BACKSTOP_MS, GROUP
+from aragora_q.redis.keys import BACKSTOP_MS, END_OF_TIME_MS, GROUP
 
 THROUGHPUT_MINUTES = (1, 5, 15)
 
@@ -36,9 +36,6 @@ LAST_LINES = 3
 """Lines at the end of a history among which the last error is looked for: few follow it."""
 
 LOST_PAYLOAD = b"null"
-
-END_OF_TIME_MS = 253_402_300_800_000
-"""The year 10000, beyond the range of `datetime`."""
 
 INTERNAL_WORKER_FIELDS = ("heartbeat_at", "running", "quarantined", "loop_lag_ms")
 """Fields of a worker's hash that statistics leave out or show in another form."""

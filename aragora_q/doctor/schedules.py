@@ -46,8 +46,8 @@ def of_schedules(config: QueueConfig, read: SchedulesRead) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 "schedules",
-                f"schedule {name} enqueues nothing for {ahead}: the server's clock was ahead, and the schedule is "
-                "done with the times until then",
+                f"schedule {name} enqueues nothing for {ahead}: the server's clock was ahead, and the schedule "
+                "is done with the times until then",
                 f"to go on now: aragora-q schedule pause {name}, then aragora-q schedule resume {name}",
             )
         if state.error is not None:

@@ -63,7 +63,7 @@ ROLES = {
         ("cancel", "cancel_group", "hold", "pause", "requeue", "seal", "purge", "purge_jobs",
          "maintenance_lock", "check_job", "check_lane", "check_members", "check_group", "check_outbox",
          "check_deliveries", "gate_declare", "gate_override", "gate_counters", "gate_check", "change_schedule",
-         "redeliver", "webhook_forget", "webhook_switch", *SCHEDULES, *MAINTENANCE, *DELIVERY),
+         "change_webhook", "redeliver", *SCHEDULES, *MAINTENANCE, *DELIVERY),
         (*READ, "scan", "hscan", "zscan", "acl|whoami", "acl|dryrun", "command|info"),
     ),
 }  # fmt: skip

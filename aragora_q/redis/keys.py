@@ -150,7 +150,11 @@ SAMPLED_COUNTERS = ("enqueued", "started", "completed", "failed", "cancelled", "
 SAMPLES_KEPT_SECONDS = {"minute": 48 * 3600, "hour": 90 * 86_400}
 """How long samples are kept."""
 
+END_OF_TIME_MS = 253_402_300_800_000
+"""The year 10000, beyond the range of `datetime`: no time that is kept."""
+
 LUA_CONSTANTS: dict[str, str | int | float] = {
+    "END_OF_TIME_MS": END_OF_TIME_MS,
     "GROUP": GROUP,
     "SCHEMA": SCHEMA,
     "BACKSTOP_MS": BACKSTOP_MS,

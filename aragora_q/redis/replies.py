@@ -137,6 +137,7 @@ SCRIPTS: Mapping[str, Any] = {
     "cancel": PerItem(bytes),
     "cancel_group": _words("marked ended unknown"),
     "change_schedule": _words("changed unchanged"),
+    "change_webhook": _words("changed unchanged"),
     "check_deliveries": PerItem(bytes),
     "check_group": (_words("more changed done"), bytes),
     "check_job": PerItem(bytes),
@@ -148,7 +149,7 @@ SCRIPTS: Mapping[str, Any] = {
     "claim_maintenance": (int, int, int),
     "complete": PerItem(_words("completed cancelled lost failed")),
     "enqueue": PerItem(
-        _words("created exists full sealed refused unknown_source no_calls past paused")
+        _words("created exists full sealed refused unknown_source no_calls past paused changed")
     ),
     "find": (bytes, bytes, int, ..., bytes),
     "find_live": (bytes, int, ..., bytes),
@@ -193,9 +194,7 @@ SCRIPTS: Mapping[str, Any] = {
     "suspend": PerItem(_words("held cancelled lost")),
     "unhold": PerItem(bytes),
     "unregister": int,
-    "webhook_forget": _words("changed unchanged"),
     "webhook_states": (int, ..., (int, int, bytes, bytes, bytes, bytes, bytes)),
-    "webhook_switch": _words("changed unchanged"),
 }
 """The shape of a script's reply: what its header says under `returns`."""
 

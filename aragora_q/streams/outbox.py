@@ -113,18 +113,17 @@ class RedisOutbox(Outbox):
         return results
 
     async def enable(self, name: str, *, by: str = "", reason: str = "") -> bool:
-        return await self._switch(name, 1, by, reason)
+        return await self._change("enable", name, by, reason)
 
     async def disable(self, name: str, *, by: str = "", reason: str = "") -> bool:
-        return await self._switch(name, 0, by, reason)
+        return await self._change("disable", name, by, reason)
 
     async def forget(self, name: str, *, by: str = "", reason: str = "") -> bool:
-        result = await self._connection.run("webhook_forget", webhook=name, **actor(by, reason))
-        return bool(result == b"changed")
+        return await self._change("forget", name, by, reason)
 
-    async def _switch(self, name: str, enabled: int, by: str, reason: str) -> bool:
+    async def _change(self, action: str, name: str, by: str, reason: str) -> bool:
         result = await self._connection.run(
-            "webhook_switch", webhook=name, enabled=enabled, **actor(by, reason)
+            "change_webhook", action=action, name=name, **actor(by, reason)
         )
         return bool(result == b"changed")
 

@@ -71,6 +71,7 @@ class RedisSchedules(Schedules):
                 "schedule": tick.schedule,
                 "at": tick.at,
                 "next": tick.next_at,
+                "last": tick.last_at or 0,
                 "missed": tick.missed,
             }
             try:
@@ -82,7 +83,14 @@ class RedisSchedules(Schedules):
         for batch in batched(items, weigh=lambda each: len(each[1][1].payload)):
             statuses = await self._run([item for _, item in batch])
             for (n, (_, fields)), status in zip(batch, statuses, strict=True):
-                is_known = status in (b"created", b"exists", b"past", b"paused", b"full")
+                is_known = status in (
+                    b"created",
+                    b"exists",
+                    b"past",
+                    b"paused",
+                    b"changed",
+                    b"full",
+                )
                 results[n] = (
                     cast("TickResult", status.decode())
                     if is_known

@@ -10,7 +10,7 @@ from typing import Any
 from aragora_q.contracts import Paused
 from aragora_q.loose import json_object, text, whole
 from aragora_q.redis import replies
-from aragora_q.status import END_OF_TIME_MS
+from aragora_q.redis.keys import END_OF_TIME_MS
 
 
 def seconds(value: Any) -> float | None:

@@ -3,7 +3,6 @@
 import pytest
 
 from aragora_q.base import Job
-from aragora_q.changes import read_changes
 from aragora_q.contracts import ClaimRequest, Settled
 from aragora_q.redis.keys import DELIVERY_DAYS
 
@@ -70,10 +69,13 @@ async def test_a_webhook_is_forgotten(harness, queue):
     await outbox.disable("acme", by="ann@host", reason="moved")
     await outbox.disable("other", by="ann@host")
     assert await outbox.forget("acme", by="ann@host", reason="gone")
-    [change] = await read_changes(harness.queue.connection, 1)
+    [change] = await harness.queue.changes(1)
     assert (change.verb, change.subject, change.by, change.reason) == (
         "forget", "webhook:acme", "ann@host", "gone",
     )  # fmt: skip
+    *_, event = await harness.queue.read_events("0-0")
+    assert event["event"] == "webhook_forgotten"
+    assert (event["webhook"], event["by"], event["reason"]) == ("acme", "ann@host", "gone")
     assert await outbox.known() == {"other"}
     assert await outbox.deliveries(["acme"], 10) == []
     left = [

@@ -1,6 +1,7 @@
 """enqueue.lua with `tick`, plan_schedules.lua, change_schedule.lua: each time of a schedule once."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from support.schedules import now_ms, scheduler
@@ -129,6 +130,33 @@ async def test_missed_times_are_counted_once(harness):
     assert harness.counters()["ticks_missed"] == 3
     assert await schedules.enqueue([tick(later + 60_000)]) == ["created"]
     assert (await state(harness)).error is None
+
+
+async def test_a_time_is_not_both_enqueued_and_missed(harness):
+    """A process that counts missed times, while another one enqueues the last of them, is to count again."""
+    schedules = harness.queue.schedules
+    await schedules.enqueue([tick()])
+    seen = await state(harness)
+    later = replace(tick(NEXT + 60_000), missed=1, last_at=round(seen.last_at * 1000))
+    assert await schedules.enqueue([tick(NEXT)]) == ["created"]
+    assert await schedules.enqueue([later]) == ["changed"]
+    assert (await state(harness)).last_at == NEXT / 1000
+    assert "ticks_missed" not in harness.counters()
+    assert await schedules.enqueue([replace(later, last_at=NEXT)]) == ["created"]
+    assert (await state(harness)).missed == harness.counters()["ticks_missed"] == 1
+
+
+async def test_a_damaged_number_of_missed_times_begins_again(harness):
+    """Neither a time that is enqueued nor one that is missed is lost because of it."""
+    harness.redis.hset(harness.keys.schedules, "missed:nightly", "-")
+    schedules = harness.queue.schedules
+    assert await schedules.enqueue([replace(tick(), missed=2)]) == ["created"]
+    assert (await state(harness)).missed == 2
+    assert harness.counters()["enqueued"] == 1
+    harness.redis.hset(harness.keys.schedules, "missed:nightly", "-")
+    assert await schedules.plan([Plan(await state(harness), NEXT, AT, missed=3)]) == [True]
+    assert (await state(harness)).missed == 3
+    assert harness.counters()["ticks_missed"] == 5
 
 
 async def test_the_first_time_stays_due(harness):

@@ -6,7 +6,7 @@
 -- each job: id payload priority delay_ms max_attempts labels hold agents source tick
 -- returns: per job: created | exists | full | sealed (its group takes no more jobs) | refused (too large, or not
 -- numbers: not sent by this client) | unknown_source | no_calls (`source` has none to take over) | past (the schedule is
--- done with this time) | paused (the schedule is)
+-- done with this time) | paused (the schedule is) | changed (its missed times are to be counted again)
 --
 -- `hold`, if it is not empty, is why the job waits for an approval; it is held at once. `agents`, if it is not
 -- empty, is a digest of a debate's agents, a space, and what it is the digest of: the job is of an experiment,

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
 -- Set when schedules are due next, and note which of their times are done with although no job was enqueued.
+-- include: schedules
 -- keys: counters schedules
 -- args:
 -- each schedule: name seen_last_ms last_ms missed next_ms error
@@ -21,10 +22,7 @@ for n = 1, items do
     if last_ms == '' and stored == '' then last_ms = text(math.min(now, tonumber(next_ms) - 1)) end
     if last_ms ~= '' then redis.call('HSET', schedules, 'last:' .. name, last_ms) end
     redis.call('HSET', schedules, 'next:' .. name, next_ms)
-    if missed ~= '0' then
-      redis.call('HINCRBY', schedules, 'missed:' .. name, missed)
-      count('ticks_missed', tonumber(missed))
-    end
+    count_missed(name, tonumber(missed))
     if error ~= '' then redis.call('HSET', schedules, 'error:' .. name, error) end
     results[n] = 'planned'
   end

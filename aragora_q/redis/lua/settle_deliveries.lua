@@ -36,7 +36,8 @@ end
 local function settle(name, id, attempts, result, delay_ms, pause_ms, answer)
   local outbox, delivery = queue_prefix .. 'outbox:' .. name, queue_prefix .. 'delivery:' .. id
   local state = read(delivery, 'attempts', 'settled', 'queued_at')
-  if not tolerate_damage(redis.pcall('ZSCORE', outbox, id)) or not state.queued_at then return 'settled' end
+  local due = tolerate_damage(redis.pcall('ZSCORE', outbox, id))
+  if type(due) ~= 'string' or not state.queued_at then return 'settled' end  -- a table: a key of another type
   if result == 'skip' then
     redis.call('ZREM', outbox, id)
     redis.call('UNLINK', delivery)

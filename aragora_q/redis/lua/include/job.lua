@@ -172,9 +172,10 @@ local function parse_int(text)
   return text and #text <= 15 and string.find(text, '^%-?%d+$') and tonumber(text) or nil
 end
 
--- A time in ms, before the year 5138; nil for what another program wrote: no calendar has all 15 digits.
+-- A time in ms; nil for what another program wrote.
 local function parse_time(text)
-  return text and #text <= 14 and string.find(text, '^%d+$') and tonumber(text) or nil
+  local ms = parse_int(text)
+  return ms and ms >= 0 and ms < END_OF_TIME_MS and ms or nil
 end
 
 -- Text of an error or a reason, cut at MAX_HISTORY_BYTES, never inside a character.

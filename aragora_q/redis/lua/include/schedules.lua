@@ -1,18 +1,32 @@
 -- Jobs of schedules. A tick says why one is enqueued: `schedule`, its name; `at`, the time that is due, `next`, the
--- time after that, both in ms, and `missed`, how many times before have no job; `by` and `reason`. Without `at`, an
--- operator enqueues it. Job and time are one transition: a time is done with once its job is in the queue, and
--- afterwards no time up to it is enqueued.
+-- time after that, and `last`, the last time that was done with when `missed`, the times in between that have no job,
+-- were counted, all in ms (0: none); `by` and `reason`. Without `at`, an operator enqueues it. Job and time are one
+-- transition: a time is done with once its job is in the queue, and afterwards no time up to it is enqueued.
+
+-- Count times of a schedule that have no job.
+local function count_missed(schedule, missed)
+  if missed == 0 then return end
+  local field = 'missed:' .. schedule
+  if type(tolerate_damage(redis.pcall('HINCRBY', schedules, field, text(missed)))) == 'table' then  -- not a number
+    redis.call('HSET', schedules, field, text(missed))
+  end
+  count('ticks_missed', missed)
+end
 
 -- Create the functions for the ticks of a call. Most calls have none.
 local function create_ticks()  -- rare
   local done = {}
 
-  -- Why the job of a tick is not enqueued: past | paused; nil if it is to be.
+  -- Why the job of a tick is not enqueued: past | paused | changed (times in between may have a job by now); nil if it
+  -- is to be.
   local function refuse(tick)
     local of = cjson.decode(tick)
     if not of.at then return nil end
     local last, pause = unpack(redis.call('HMGET', schedules, 'last:' .. of.schedule, 'paused:' .. of.schedule))
-    return (parse_time(last) or 0) >= of.at and 'past' or pause and 'paused' or nil
+    last = parse_time(last) or 0
+    if last >= of.at then return 'past' end
+    if pause then return 'paused' end
+    return of.missed > 0 and last ~= of.last and 'changed' or nil
   end
 
   -- Remember that the job of a tick is in the queue: it `is_new`, or was there before.
@@ -31,8 +45,7 @@ local function create_ticks()  -- rare
         redis.call('HSET', schedules, name('last'), text(of.at), name('next'), text(of.next))
         redis.call('HDEL', schedules, name('error'))
         if each.is_new then count('ticks', 1) end
-        if of.missed > 0 then redis.call('HINCRBY', schedules, name('missed'), of.missed) end
-        count('ticks_missed', of.missed)
+        count_missed(of.schedule, of.missed)
       elseif each.is_new then
         note_change('run', 'schedule:' .. of.schedule, {each.id}, of.by, of.reason)
       end
