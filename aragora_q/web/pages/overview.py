@@ -44,6 +44,8 @@ OLD_SECONDS = 600.0
 PLACES = {
     "workers": ("/workers", "workers"),
     "providers": ("/money#providers", "providers"),
+    "schedules": ("/schedules", "schedules"),
+    "webhooks": ("/webhooks", "webhooks"),
     "failed": ("/failed", "failed jobs"),
     "schedules": ("/schedules", "schedules"),
     "webhooks": ("/webhooks", "webhooks"),
