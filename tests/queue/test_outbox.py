@@ -505,8 +505,24 @@ async def test_messages_of_a_webhook_that_stays_disabled_expire(webhook_harness)
     assert await _totals(harness) == (0, 0, 1)
 
 
+async def test_a_clock_that_was_ahead_delays_nothing(webhook_harness):
+    """Times days ahead are from before the server's clock was set right: no message waits for them."""
+    harness = webhook_harness
+    await _end_jobs(harness, "a", "b")
+    [message] = await _claim(harness, limit=1)
+    await _settle(harness, message, "retry", delay_seconds=3600, pause_seconds=3600)
+    assert await _claim(harness) == []
+    ahead_ms = 2 * GIVE_UP_HOURS * 3_600_000
+    harness.redis.hincrby(harness.keys.webhooks, "probe_until:ops", ahead_ms)
+    for each in await harness.queue.outbox.deliveries(["ops"], 9):
+        harness.redis.zincrby(harness.keys.outbox("ops"), ahead_ms, each.id)
+    [message] = await _claim(harness)
+    assert await _settle(harness, message, "ok") == "delivered"
+    assert len(await _claim(harness)) == 1
+
+
 async def test_expired_messages_delay_no_other(webhook_harness):
-    """No process had the webhook for longer than messages are kept: the first one that has takes what is left."""
+    """No process had the webhook for longer than messages are kept: the first that has it takes the rest."""
     harness = webhook_harness
     await _end_jobs(harness, *(f"old{n}" for n in range(50)))
     for each in await harness.queue.outbox.deliveries(["ops"], 50):

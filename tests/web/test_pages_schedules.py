@@ -103,7 +103,7 @@ async def test_pause_and_resume(operator, queue):
 
 async def test_what_is_wrong_comes_first(harness, operator, queue):
     """A time that is long over, and a job that was refused, are marked, before all others."""
-    at = minute(-60)
+    at = minute(-600)
     await queue.schedules.plan([Plan(ScheduleState("report"), at, last_at=at - 60_000)])
     refused = Plan(
         ScheduleState("cleanup"), minute(1), last_at=at, missed=3, error="no <i>agent</i>"
@@ -114,7 +114,7 @@ async def test_what_is_wrong_comes_first(harness, operator, queue):
     assert page.words.index("overdue") < page.words.index("refused no <i>agent</i>")
     page = await operator.get("/")
     said = page.words[page.words.index("Needs attention") : page.words.index("Waiting")]
-    assert "Schedule report was due 60 min ago, and its job is not enqueued" in said
+    assert "Schedule report was due 10 h ago, and its job is not enqueued" in said
     assert "Schedule cleanup: its last job was refused: no <i>agent</i>" in said
 
 

@@ -9,7 +9,7 @@
 --
 -- A webhook that is disabled gets none. One whose last attempt failed gets one at a time, of all processes together.
 
-local MAX_GONE = 1000
+local MAX_REPAIRED = 1000
 local reply, next_due = {-1}, math.huge
 
 -- Take one message, if its data still exists; else it is removed. Returns true if it was taken.
@@ -30,7 +30,15 @@ local function take_one(outbox, name, id, lease_ms)
   return true
 end
 
--- Take messages of an outbox that are due. Those that expired, up to MAX_GONE in a call, make way for others.
+-- Make messages due whose time is further away than any attempt sets it: the server's clock was ahead.
+local function correct_times(outbox)
+  local ahead = '(' .. text(now + GIVE_UP_MS)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', outbox, ahead, '+inf', 'LIMIT', '0', text(MAX_REPAIRED))) do
+    redis.call('ZADD', outbox, now_text, id)
+  end
+end
+
+-- Take messages of an outbox that are due. Those that expired, up to MAX_REPAIRED in a call, make way for others.
 local function take(outbox, name, limit, lease_ms)
   local gone, taken, ids = 0, 0, nil
   repeat
@@ -38,7 +46,7 @@ local function take(outbox, name, limit, lease_ms)
     for _, id in ipairs(ids) do
       if take_one(outbox, name, id, lease_ms) then taken = taken + 1 else gone = gone + 1 end
     end
-  until taken == limit or #ids == 0 or gone >= MAX_GONE
+  until taken == limit or #ids == 0 or gone >= MAX_REPAIRED
   count('deliveries_dropped', gone)
   if taken > 0 then redis.call('PEXPIRE', outbox, text(DELIVERY_MS)) end
   return taken
@@ -55,9 +63,10 @@ for n = 1, items do
     if state['disabled:' .. name] then
       local expired = redis.call('ZREMRANGEBYSCORE', outbox, '-inf', '(' .. text(now - DELIVERY_MS))
       count('deliveries_dropped', expired)
-    elseif failures > 0 and probe_until > now then
+    elseif failures > 0 and probe_until > now and probe_until <= now + GIVE_UP_MS then
       next_due = math.min(next_due, probe_until)
     else
+      correct_times(outbox)
       local taken = take(outbox, name, failures > 0 and math.min(1, limit) or tonumber(limit), tonumber(lease_ms))
       if failures > 0 and taken > 0 then redis.call('HSET', webhooks, 'probe_until:' .. name, text(now + lease_ms)) end
       local left = redis.call('ZRANGE', outbox, '0', '0', 'WITHSCORES')
