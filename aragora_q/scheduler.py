@@ -60,6 +60,8 @@ class Scheduler:
         self._own: dict[str, ScheduleConfig] = {}
         self._since: dict[str, int] = {}
         """When a schedule was first looked at here, Unix ms of the server's clock."""
+        self._looked: dict[str, int] = {}
+        """The same of the last time: if Redis has lost its data since, times from then on are due."""
         self._first: dict[str, tuple[int, int]] = {}
         """A time of the past, and the schedule's first time after it."""
         self._full: dict[str, int] = {}
@@ -73,7 +75,7 @@ class Scheduler:
         self._config = config
         own = config.schedules_of(self._queue_name)
         for name in [name for name in self._own if self._own[name] != own.get(name)]:
-            for known in (self._since, self._first, self._full):
+            for known in (self._since, self._looked, self._first, self._full):
                 known.pop(name, None)
         self._own = own
         self._is_reconfigured.set()
@@ -135,8 +137,9 @@ class Scheduler:
         """Return what is to be enqueued, or planned, of a schedule, and its next time."""
         schedule = self._own[name]
         is_new = name not in self._since
-        since = self._since.setdefault(name, now) if state.is_planned else now
-        self._since[name] = since  # of one that is not known, or was forgotten, nothing is due
+        looked = self._looked.get(name, now)
+        since = self._since.setdefault(name, now) if state.is_planned else looked
+        self._since[name], self._looked[name] = since, now
         last, planned = _ms(state.last_at), _ms(state.next_at)
         after = max(last or 0, since if planned is None else min(since, planned - 1))
         first_at = self._first_after(name, after)

@@ -118,6 +118,21 @@ async def test_the_servers_clock_is_set_back(clocked, clock):
     assert shown(clocked) == ["05 10:00 CEST", "05 11:00 CEST"]
 
 
+async def test_redis_lost_its_data_right_before_a_time(clocked, clock):
+    """A process that looked before enqueues the time, once; one that starts afterwards does not."""
+    hourly = {"cron": "0 * * * *", "job": JOB}
+    clock.set("2026-05-05T09:59:40")
+    process = scheduler(clocked, s=hourly)
+    await process.step()
+    clocked.redis.flushall()
+    clock.set("2026-05-05T10:00:01")
+    assert (await process.step())[0] == 1
+    assert [(await each.step())[0] for each in (process, scheduler(clocked, s=hourly))] == [0, 0]
+    assert shown(clocked) == ["05 10:00 CEST"]
+    clocked.redis.flushall()
+    assert (await scheduler(clocked, s=hourly).step())[0] == 0
+
+
 async def test_the_servers_clock_was_ahead_by_years(clocked, clock):
     """The schedule is done with the times until then, and says so; after a pause it goes on from now."""
     hourly = {"cron": "0 * * * *", "job": JOB}
