@@ -470,7 +470,7 @@ class RedisStreamsQueue(WorkQueue):
             "seal",
             group=group,
             retention_ms=self.config.retention_ms,
-            notify=" ".join(notify),
+            notify=" ".join(sorted(notify)),
             **{
                 f"then_{name}": value
                 for name, value in stored._asdict().items()
