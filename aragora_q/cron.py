@@ -16,6 +16,8 @@ from itertools import islice, takewhile
 from zoneinfo import ZoneInfo
 
 FIELDS = 5
+MAX_CHARS = 1_000
+"""Of an expression: five lists of all values have fewer."""
 DAY_SECONDS = 86_400
 
 MAX_COUNTED = 1_000
@@ -60,6 +62,8 @@ class CronTimes:
         """Yield the times after `at`, the first one first, without end. Raises ValueError as `check` does."""
         from cronsim import CronSimError  # noqa: PLC0415 - most configurations have no schedule
 
+        if len(self.expression) > MAX_CHARS:
+            raise self._invalid(f"longer than {MAX_CHARS:,} characters")
         fields = self.expression.split()
         if len(fields) != FIELDS:
             raise self._invalid("wrong number of fields")

@@ -367,6 +367,8 @@ class QueueConfig(BaseSettings):
         except InvalidPayload as error:
             hint = error.hint if error.hint != AGENTS_HINT else ""
             return "; ".join(filter(None, (str(error), hint)))
+        if job.tags[SCHEDULE_TAG] != schedule:
+            return f"must not have the tag {SCHEDULE_TAG}: its value is the name of the schedule"
         if job.notify == self.default_notify:
             return ""  # whose fault is reported
         return self._notify_fault(job.notify)

@@ -201,6 +201,7 @@ def test_a_year_of_minutes_is_looked_at_in_little_time():
         ("0 0 31 2 *", "UTC", "bad day"),
         ("@daily", "UTC", "wrong number of fields"),
         ("", "UTC", "wrong number of fields"),
+        ("9" * 5_000 + " 6 * * *", "UTC", "longer than 1,000 characters"),
         ("0 6 * * *", "Europe/Atlantis", "not known on this host"),
         ("0 6 * * *", "../../etc/passwd", "not known on this host"),
         ("0 6 * * *", "", "not known on this host"),
@@ -210,6 +211,13 @@ def test_what_is_none_is_refused(expression, zone, words):
     """The error says which part, and how it should be."""
     with pytest.raises(ValueError, match=words):
         CronTimes(expression, zone).check()
+
+
+def test_lists_of_all_values_are_short_enough():
+    """The longest expression that has each value once, as another program may write it."""
+    ranges = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+    lists = (",".join(map(str, range(first, last + 1))) for first, last in ranges)
+    CronTimes(" ".join(lists)).check()
 
 
 def test_a_time_is_shown_in_its_zone():

@@ -51,6 +51,21 @@ async def test_events_that_repeat_are_one_line(harness, operator):
     assert "enqueued quiet" in said
 
 
+async def test_events_say_of_what_and_by_whom(harness, operator):
+    """A pause of one schedule is not that of another; what operators did has their name."""
+    for name in ("weekly", "nightly"):
+        await harness.queue.schedules.pause(name, by="ann@ops", reason="holidays")
+    await harness.queue.pause(by="bob@ops")
+    page = await operator.get("/")
+    said = page.words[page.words.index("Latest events") :]
+    for text in (
+        "schedule paused weekly by ann@ops",
+        "schedule paused nightly",
+        "paused by bob@ops",
+    ):
+        assert text in said, text
+
+
 async def test_a_new_queue(operator):
     """An empty queue is shown as one: nothing needs attention, and no list is without words."""
     page = await operator.get("/")

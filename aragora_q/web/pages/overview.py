@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse
 from aragora_q import views
 from aragora_q.base import TERMINAL, JobStatus
 from aragora_q.errors import AragoraQError
+from aragora_q.events import SUBJECTS
 from aragora_q.formats import count, dollars, duration
 from aragora_q.gates.book import NEARLY_USED
 from aragora_q.gates.overview import BudgetState, read_overview
@@ -46,6 +47,8 @@ PLACES = {
     "schedules": ("/schedules", "schedules"),
     "webhooks": ("/webhooks", "webhooks"),
     "failed": ("/failed", "failed jobs"),
+    "schedules": ("/schedules", "schedules"),
+    "webhooks": ("/webhooks", "webhooks"),
 }
 """Addresses and names of links, by what a warning is about."""
 
@@ -68,8 +71,11 @@ class Event:
 
     at: float
     name: str
+    subject: str
+    """Name of the group, schedule or webhook; blank for the queue and its jobs."""
     ids: Sequence[str]
-    worker: str
+    by: str
+    """The operator or the worker."""
 
 
 @router.get("/", response_class=HTMLResponse)
@@ -143,16 +149,17 @@ async def latest_events(queue: RedisStreamsQueue) -> list[Event]:
     found: dict[tuple[str, ...], Event] = {}
     for entry_id, fields in rows:
         event = _event(replies.text(entry_id), replies.text_map(fields))
-        found.setdefault((event.name, *event.ids), event)
+        found.setdefault((event.name, event.subject, *event.ids), event)
     return list(found.values())[:EVENTS_SHOWN]
 
 
 def _event(entry_id: str, fields: Mapping[str, str]) -> Event:
     return Event(
         at=int(entry_id.partition("-")[0]) / 1000,
-        name=fields.get("event", "?"),
+        name=fields.get("event", "?").replace("_", " "),
+        subject=next((fields[kind] for kind in SUBJECTS if fields.get(kind)), ""),
         ids=fields.get("ids", "").split(),
-        worker=fields.get("worker", ""),
+        by=fields.get("by") or fields.get("worker", ""),
     )
 
 

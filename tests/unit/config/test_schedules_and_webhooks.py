@@ -112,6 +112,10 @@ def test_a_wrong_schedule(lines, text, message):
             'job = {payload = {}, group = "a b"}',
             "(FILE:1): invalid group 'a b': use 1 to 48 letters",
         ),
+        (
+            'job = {payload = {}, tags = {schedule = "other"}}',
+            "(FILE:1): must not have the tag schedule: its value is the name of the schedule",
+        ),
         ("job = {payload = {}, priority = 1000000}", "(FILE:1): priority is 1000000, must be"),
         (
             "job = {payload = {day = 2026-11-28}}",
