@@ -641,7 +641,7 @@ SettleResult = Literal["delivered", "waiting", "failed", "skipped", "settled"]
 begun; nothing changed."""
 
 
-LATE_SECONDS = 900.0
+DELIVERY_LATE_SECONDS = 900.0
 """A webhook with a message that has waited this long needs attention."""
 
 
@@ -668,7 +668,7 @@ class WebhookState:
 
     def is_late(self, now: float) -> bool:
         """Return True if messages are not delivered, although the webhook is not disabled."""
-        return self.disabled is None and self.oldest_seconds(now) > LATE_SECONDS
+        return self.disabled is None and self.oldest_seconds(now) > DELIVERY_LATE_SECONDS
 
 
 class DeliveryTotals(NamedTuple):

@@ -1,18 +1,19 @@
-"""Durations and moments as people write them: `15m`, `36h`, `2026-11-28T02:00`.
+"""Durations and moments as people write them: `15m`, `36h`, `2026-11-28T02:00`; times as messages have them.
 
-Used by the options of the command line and by the filters of the console.
+Used by the options of the command line, the filters of the console, receipts and messages of webhooks.
 """
 
 from __future__ import annotations
 
 import re
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import NamedTuple
 
 from aragora_q.errors import InvalidPayload
 
 SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 END_OF_YEAR_9998 = 253_370_764_800.0
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Moment(NamedTuple):
@@ -25,6 +26,14 @@ class Moment(NamedTuple):
         """Return it in Unix seconds, within the years 1970 to 9998: `datetime` can show it anywhere."""
         seconds = now - self.seconds if self.is_age else self.seconds
         return min(max(seconds, 0.0), END_OF_YEAR_9998)
+
+
+def iso_time(seconds: float | None) -> str | None:
+    """Return a time in Unix seconds as ISO 8601 in UTC, with milliseconds: `2026-11-28T02:00:00.000Z`."""
+    if seconds is None:
+        return None
+    at = EPOCH + timedelta(milliseconds=round(seconds * 1000))
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def parse_duration(text: str) -> float:

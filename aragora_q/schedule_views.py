@@ -19,7 +19,7 @@ from aragora_q.views import OverrideJson, paused_json
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
     from aragora_q.config.tables import ScheduleConfig
-    from aragora_q.contracts import Paused, SchedulesRead, WorkQueue
+    from aragora_q.contracts import Paused, Schedules, SchedulesRead, WorkQueue
 
 ScheduleCondition = Literal[
     "overdue", "refused", "not loaded", "paused", "not configured here", "active"
@@ -68,7 +68,7 @@ class ScheduleJson(TypedDict):
 
 def schedule_rows(config: QueueConfig, read: SchedulesRead) -> list[ScheduleRow]:
     """Return all schedules that are configured here or have a state, those with a problem first."""
-    declared = schedules_of(config)
+    declared = config.schedules_of(config.queue)
     names = sorted({*declared, *read.states})
     rows = [
         _row(name, declared.get(name), read.states.get(name) or ScheduleState(name), read.now)
@@ -77,17 +77,15 @@ def schedule_rows(config: QueueConfig, read: SchedulesRead) -> list[ScheduleRow]
     return sorted(rows, key=lambda row: ORDER.index(row.condition))
 
 
-def require_schedule(config: QueueConfig, read: SchedulesRead, name: str) -> ScheduleRow:
-    """Return a schedule. Raises ScheduleNotFound: it is not configured here, and has no state."""
+async def read_schedule(
+    schedules: Schedules, config: QueueConfig, name: str
+) -> tuple[ScheduleRow, float]:
+    """Return a schedule, and the time. Raises ScheduleNotFound: it is not configured here, and has no state."""
+    read = await schedules.read()
     found = next((row for row in schedule_rows(config, read) if row.name == name), None)
     if found is None:
-        raise ScheduleNotFound(name, schedules_of(config))
-    return found
-
-
-def schedules_of(config: QueueConfig) -> dict[str, ScheduleConfig]:
-    """Return the schedules of a configuration that are those of its queue."""
-    return {name: each for name, each in config.schedules.items() if each.is_of(config.queue)}
+        raise ScheduleNotFound(name, config.schedules_of(config.queue))
+    return found, read.now
 
 
 def zoned(at: float, time_zone: str) -> str:
@@ -155,8 +153,9 @@ async def run_schedule(
         ScheduleNotFound: it is not configured here, so its job is not known.
         InvalidPayload, QueueFull: the job is refused.
     """
-    if name not in schedules_of(queue.config):
-        raise ScheduleNotFound(name, schedules_of(queue.config))
+    declared = queue.config.schedules_of(queue.config.queue)
+    if name not in declared:
+        raise ScheduleNotFound(name, declared)
     job = queue.config.scheduled_job(name, f"{int(now)}-run")
     return job.id, await queue.schedules.run(name, job, by=by, reason=reason)
 

@@ -71,11 +71,7 @@ class Scheduler:
     def reconfigure(self, config: QueueConfig) -> None:
         """Follow the schedules of `config` from now on; for those that changed, no time before now is due."""
         self._config = config
-        own = {
-            name: schedule
-            for name, schedule in config.schedules.items()
-            if schedule.is_of(self._queue_name)
-        }
+        own = config.schedules_of(self._queue_name)
         for name in [name for name in self._own if self._own[name] != own.get(name)]:
             for known in (self._since, self._first, self._full):
                 known.pop(name, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 from urllib.parse import urlsplit
 
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 WebhookCondition = Literal["disabled", "failing", "late", "not configured here", "ok"]
 """What an operator sees of a webhook first. `late`: messages wait for long, although none failed lately."""
 
-ORDER = ("disabled", "failing", "late", "not configured here", "ok")
+ORDER = get_args(WebhookCondition)
 
 
 @dataclass(frozen=True)

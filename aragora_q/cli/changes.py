@@ -11,13 +11,11 @@ from aragora_q.cli import output
 from aragora_q.cli.filters import parse_moment
 from aragora_q.cli.options import AsJson, with_queue
 from aragora_q.moments import Moment
+from aragora_q.redis.keys import MAX_CHANGES_LISTED
 
 if TYPE_CHECKING:
     from aragora_q.changes import Change
     from aragora_q.streams.queue import RedisStreamsQueue
-
-MAX_LISTED = 2_000
-"""Changes that are listed at most: about as many as are kept, of the queue and of budgets and providers."""
 
 MAX_CELL = 80
 """Characters of a column; --json has all."""
@@ -50,7 +48,12 @@ async def changes(
     limit: Annotated[
         int,
         typer.Option(
-            "--limit", "-n", metavar="N", min=1, max=MAX_LISTED, help="Maximum number of changes."
+            "--limit",
+            "-n",
+            metavar="N",
+            min=1,
+            max=MAX_CHANGES_LISTED,
+            help="Maximum number of changes.",
         ),
     ] = 20,
     as_json: AsJson = False,
@@ -77,7 +80,7 @@ async def changes(
     else:
         output.info(f"no changes found in queue {queue.config.queue} at {queue.connection.address}")
     if has_more and sys.stderr.isatty():
-        output.info(f"there are more changes: --limit {min(limit * 5, MAX_LISTED)}")
+        output.info(f"there are more changes: --limit {min(limit * 5, MAX_CHANGES_LISTED)}")
 
 
 def _row(change: Change) -> tuple[str, ...]:

@@ -151,9 +151,8 @@ def _notes(row: ScheduleRow, now: float) -> Iterator[str]:
         )
     elif row.ahead_seconds:
         yield (
-            f"enqueues nothing for {output.duration(row.ahead_seconds)}: the clock of the server was "
-            "ahead, and the schedule is done with the times until then; to go on now: pause it, then "
-            "resume it"
+            f"enqueues nothing for {output.duration(row.ahead_seconds)}: the server's clock was ahead, and "
+            "the schedule is done with the times until then; to go on now: pause it, then resume it"
         )
     elif row.condition == "not loaded":
         yield (
@@ -188,12 +187,11 @@ async def show(
 
     Also its job, the last job that it enqueued, and what is wrong with it.
     """
-    from aragora_q.schedule_views import require_schedule, schedule_json
+    from aragora_q.schedule_views import read_schedule, schedule_json
 
-    read = await queue.schedules.read()
-    row = require_schedule(queue.config, read, name)
+    row, now = await read_schedule(queue.schedules, queue.config, name)
     statuses = await _statuses(queue, [row])
-    times = _next_times(row, read.now, number)
+    times = _next_times(row, now, number)
     if as_json:
         shown = schedule_json(row)
         job = row.declared.job if row.declared else None
@@ -201,7 +199,7 @@ async def show(
         in_ms = [round(at * 1000) for at in times]
         output.json_line({**shown, "last_status": status, "times": in_ms, "job": job})
         return
-    for label, texts in _described(row, statuses, times, read.now):
+    for label, texts in _described(row, statuses, times, now):
         for n, text in enumerate(
             line for each in texts for line in output.wrapped(each, LABEL_WIDTH)
         ):
@@ -285,9 +283,9 @@ async def pause(
     quiet: Quiet = False,
 ) -> None:
     """Let the times of a schedule pass until `resume`. Its jobs that are in the queue run."""
-    from aragora_q.schedule_views import require_schedule
+    from aragora_q.schedule_views import read_schedule
 
-    require_schedule(queue.config, await queue.schedules.read(), name)
+    await read_schedule(queue.schedules, queue.config, name)
     changed = await queue.schedules.pause(name, by=options.operator(), reason=reason)
     if as_json:
         output.json_line({"name": name, "paused": True, "changed": changed})
@@ -309,15 +307,14 @@ async def resume(
     quiet: Quiet = False,
 ) -> None:
     """Let a paused schedule go on with its next time. Times that passed meanwhile are skipped."""
-    from aragora_q.schedule_views import require_schedule, resume_schedule
+    from aragora_q.schedule_views import read_schedule, resume_schedule
 
-    read = await queue.schedules.read()
-    row = require_schedule(queue.config, read, name)
-    changed = await resume_schedule(queue, row, read.now, by=options.operator(), reason=reason)
+    row, now = await read_schedule(queue.schedules, queue.config, name)
+    changed = await resume_schedule(queue, row, now, by=options.operator(), reason=reason)
     if as_json:
         output.json_line({"name": name, "paused": False, "changed": changed})
     elif not quiet:
-        next_time = "".join(f"; next: {_time(row, at)}" for at in _next_times(row, read.now, 1))
+        next_time = "".join(f"; next: {_time(row, at)}" for at in _next_times(row, now, 1))
         output.line(f"{name} {'is resumed' if changed else 'was not paused'}{next_time}")
 
 
@@ -340,9 +337,9 @@ async def forget(
     Use it when no configuration has it any more. Its jobs stay. If a worker still has it, the schedule begins
     again as a new one.
     """
-    from aragora_q.schedule_views import forget_schedule, require_schedule
+    from aragora_q.schedule_views import forget_schedule, read_schedule
 
-    row = require_schedule(queue.config, await queue.schedules.read(), name)
+    row, _ = await read_schedule(queue.schedules, queue.config, name)
     changed = await forget_schedule(queue, row, by=options.operator(), reason=reason)
     if as_json:
         output.json_line({"name": name, "forgotten": changed})

@@ -383,6 +383,10 @@ class QueueConfig(BaseSettings):
             return ""
         return f"{unknown!r} is not in webhooks{suggestion_for(unknown, self.webhooks)}"
 
+    def schedules_of(self, queue: str) -> dict[str, ScheduleConfig]:
+        """Return the schedules whose jobs go to this queue, by name."""
+        return {name: each for name, each in self.schedules.items() if each.queue in (None, queue)}
+
     def scheduled_job(self, name: str, suffix: str) -> Job:
         """Return the job of a schedule, with the id `<name>@<suffix>` and the tag `schedule=<name>`.
 

@@ -310,10 +310,6 @@ class ScheduleConfig(TableConfig):
         """When it is due."""
         return CronTimes(self.cron, self.time_zone)
 
-    def is_of(self, queue: str) -> bool:
-        """Return True if its jobs go to this queue."""
-        return self.queue in (None, queue)
-
 
 JobEvent = Literal["completed", "failed", "cancelled"]
 

@@ -15,9 +15,9 @@ from aragora_q.formats import duration
 
 def of_schedules(config: QueueConfig, read: SchedulesRead) -> Iterator[Finding]:
     """Yield what is wrong with schedules. A host may lack those that other hosts have."""
-    own = {name for name, each in config.schedules.items() if each.queue in (None, config.queue)}
+    own = config.schedules_of(config.queue)
     planned = {name for name, state in read.states.items() if state.is_planned}
-    for name in sorted(own - planned):
+    for name in sorted(own.keys() - planned):
         yield Finding(
             "warning",
             "schedules",

@@ -82,6 +82,9 @@ MAX_EVENTS = 500
 MAX_CHANGES = 1_000
 """Calls of operators kept, approximately."""
 
+MAX_CHANGES_LISTED = 2 * MAX_CHANGES
+"""Changes that are listed at most: about as many as are kept, of the queue and of budgets and providers."""
+
 MAX_CHANGE_IDS = 10
 """Ids of jobs that a change names; others are only counted."""
 

@@ -11,7 +11,6 @@ import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 from aragora_q.base import Job, JobStatus
 from aragora_q.errors import InvalidPayload
 from aragora_q.loose import mapping, mappings
+from aragora_q.moments import iso_time
 from aragora_q.report.calls import Call, Calls
 from aragora_q.report.debate import Debate
 from aragora_q.report.degradation import degradations
@@ -36,8 +36,6 @@ shorter.
 
 MAX_INTEGER = 2**53 - 1
 """Larger integers have no canonical form: programs that read JSON round them differently."""
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Digest = Literal["ok", "differs"]
 Signature = Literal["ok", "differs", "none", "unknown_key", "no_key"]
@@ -226,9 +224,9 @@ def _facts(queue: str, job: Job, calls: Calls) -> dict[str, Any]:
         "id": job.id,
         "status": job.status.value,
         "attempts": job.attempts,
-        "enqueued_at": _time(job.created_at),
-        "started_at": _time(job.started_at),
-        "ended_at": _time(job.completed_at),
+        "enqueued_at": iso_time(job.created_at),
+        "started_at": iso_time(job.started_at),
+        "ended_at": iso_time(job.completed_at),
         "group": job.group,
         "tenant": job.tenant,
         "tags": dict(job.tags),
@@ -254,11 +252,3 @@ def _call(call: Call) -> dict[str, Any]:
     value, _said = found.pop("value"), found.pop("said")
     digest = None if value is None else sha256(rfc8785.dumps(dict(mapping(value)))).hexdigest()
     return {**found, "reply_sha256": digest}
-
-
-def _time(seconds: float | None) -> str | None:
-    """Return a time in Unix seconds as ISO 8601 with milliseconds, in UTC."""
-    if seconds is None:
-        return None
-    at = EPOCH + timedelta(milliseconds=round(seconds * 1000))
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

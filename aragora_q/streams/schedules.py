@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from aragora_q.base import Job
-from aragora_q.changes import actor_name
+from aragora_q.changes import actor
 from aragora_q.contracts import (
     Plan,
     Schedules,
@@ -138,14 +138,13 @@ class RedisSchedules(Schedules):
             action=action,
             name=name,
             next_ms=next_ms,
-            by=actor_name(by),
-            reason=_reason(reason).encode(),
+            **actor(by, reason),
         )
         return bool(result == b"changed")
 
     def _item(self, job: Job, of: dict[str, Any], by: str, reason: str) -> EnqueueItem:
         key, fields = self._check(job)
-        tick = {**of, "by": actor_name(by).decode(), "reason": _reason(reason)}
+        tick = {**of, **{name: text.decode() for name, text in actor(by, reason).items()}}
         return key, fields._replace(tick=json.dumps(tick))
 
     async def _run(self, items: Sequence[EnqueueItem]) -> list[bytes]:
@@ -181,10 +180,5 @@ def _plan_fields(plan: Plan) -> tuple[str | int | bytes, ...]:
         "" if plan.last_at is None else plan.last_at,
         plan.missed,
         plan.next_at,
-        _reason(plan.error).encode(),
+        plan.error[:MAX_ERROR_CHARS].encode(errors="replace"),
     )
-
-
-def _reason(reason: str) -> str:
-    """Return a text as Redis keeps it: cut, and without what UTF-8 cannot encode."""
-    return reason[:MAX_ERROR_CHARS].encode(errors="replace").decode()

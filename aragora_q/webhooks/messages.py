@@ -6,7 +6,6 @@ Called by the deliverer and by `webhook test`. Must not know who sends it.
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 from aragora_q import codec
@@ -14,6 +13,7 @@ from aragora_q.base import Group, Job
 from aragora_q.contracts import Delivery
 from aragora_q.formats import shortened
 from aragora_q.loose import mapping, number_or_none
+from aragora_q.moments import iso_time
 
 MAX_CONTENT_BYTES = 1024 * 1024
 """Longest payload or result in a message."""
@@ -36,7 +36,7 @@ def job_message(queue: str, delivery: Delivery, job: Job | None, *, with_result:
         "queue": queue,
         "id": delivery.subject,
         "status": delivery.event,
-        "ended_at": _time(delivery.at),
+        "ended_at": iso_time(delivery.at),
     }
     if job is not None and _is_same(job.completed_at, delivery.at):
         data |= _facts(job, delivery.event)
@@ -50,10 +50,10 @@ def group_message(queue: str, delivery: Delivery, group: Group | None) -> bytes:
     data: dict[str, Any] = {
         "queue": queue,
         "name": delivery.subject,
-        "ended_at": _time(delivery.at),
+        "ended_at": iso_time(delivery.at),
     }
     if group is not None and _is_same(group.ended_at, delivery.at):
-        data |= {"created_at": _time(group.created_at), "counts": dict(group.counts)}
+        data |= {"created_at": iso_time(group.created_at), "counts": dict(group.counts)}
     return _message("group.ended", delivery.at, data)
 
 
@@ -66,8 +66,8 @@ def _facts(job: Job, event: str) -> dict[str, Any]:
     result = mapping(job.result)
     facts = {
         "attempts": job.attempts,
-        "created_at": _time(job.created_at),
-        "started_at": _time(job.started_at),
+        "created_at": iso_time(job.created_at),
+        "started_at": iso_time(job.started_at),
         "group": job.group,
         "tenant": job.tenant,
         "tags": dict(job.tags),
@@ -91,11 +91,4 @@ def _is_same(moment: float | None, at: float) -> bool:
 
 
 def _message(kind: str, at: float, data: dict[str, Any]) -> bytes:
-    return codec.encode({"type": kind, "timestamp": _time(at), "data": data}, spare_levels=0)
-
-
-def _time(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
+    return codec.encode({"type": kind, "timestamp": iso_time(at), "data": data}, spare_levels=0)

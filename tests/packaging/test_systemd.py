@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support.docs import blocks
 from support.wait import wait_until_sync
 
 pytestmark = pytest.mark.timeout(600)
@@ -167,6 +168,67 @@ def test_console_serves(debian_container, redis):
     assert "ANTHROPIC_API_KEY" not in seen
     debian_container("systemctl stop aragora-q-web")
     assert debian_container("systemctl show --property Result --value aragora-q-web") == "success"
+
+
+def test_worker_has_the_secrets_of_webhooks(debian_container, redis):
+    """A secret that only root can read reaches the worker by LoadCredential, and its messages verify: for the end
+    of a job, and of that of a schedule, which `aragora-q-reap` enqueues. Other users of the host see no secret.
+    """
+    [receiver] = (each for each in blocks("docs/webhooks.md") if each.text.startswith("# plain.py"))
+    debian_container("mkdir -p /root/receiver; cat > /root/receiver/plain.py", input=receiver.text)
+    at = debian_container("date -u -d '-1 min' '+%s %M %H %d %m'").split()
+    due = int(at[0]) // 60 * 60
+    debian_container(
+        f"""set -e; cd /root/receiver
+        (umask 077; echo "whsec_$(head -c 32 /dev/urandom | base64)" > ops.secret)
+        install -m 600 ops.secret /etc/credstore/aragora-q.webhook-ops
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 7 -subj /CN=localhost \
+          -addext subjectAltName=IP:127.0.0.1 -keyout receiver.key -out receiver.crt 2> /dev/null
+        install -m 644 receiver.crt /etc/aragora-q/receiver.crt
+        systemd-run --unit receiver --working-directory /root/receiver python3 plain.py
+        cat > /etc/aragora-q/conf.d/webhooks.toml <<'TOML'
+[webhooks.ops]
+url = "https://127.0.0.1:8443/"
+secret_file = "webhook-ops"
+ca_file = "/etc/aragora-q/receiver.crt"
+allow_networks = ["127.0.0.1/32"]
+[schedules.nightly]
+cron = "{at[1]} {at[2]} {at[3]} {at[4]} *"
+[schedules.nightly.job]
+question = "What happened?"
+agents = ["demo:bold", "demo:careful"]
+rounds = 1
+notify = ["ops"]
+TOML
+        export REDISCLI_AUTH='correct horse'
+        redis-cli HSET aragora:queue:debates:schedules next:nightly {due}000 last:nightly {due - 3600}000
+        systemctl start aragora-q-reap
+        mkdir -p /run/systemd/system/{WORKER}.service.d
+        printf '[Service]\\nLoadCredential=webhook-ops:aragora-q.webhook-ops\\n' \
+          > /run/systemd/system/{WORKER}.service.d/webhooks.conf
+        systemctl daemon-reload; systemctl restart {WORKER}"""
+    )
+    try:
+        enqueue = "enqueue 'Is it signed?' --agents demo:bold,demo:careful --rounds 1 --quiet"
+        for job in (cli(debian_container, f"{enqueue} --notify ops"), f"nightly@{due}"):
+            wait_until_sync(
+                lambda job=job: f"'id': '{job}'" in debian_container("journalctl --unit receiver"),
+                60,
+                f"the message of {job}",
+            )
+        webhook = json.loads(cli(debian_container, "webhook list --json"))
+        assert webhook["failures"] == 0, webhook
+        place = "/run/credentials/aragora-q-worker@1.service/webhook-ops"
+        assert (
+            debian_container(f"test -f {place} && setpriv --reuid nobody cat {place} || echo no")
+            == "no"
+        )
+    finally:
+        debian_container(
+            "systemctl stop receiver; rm /etc/aragora-q/conf.d/webhooks.toml"
+            f" /run/systemd/system/{WORKER}.service.d/webhooks.conf;"
+            f" systemctl daemon-reload; systemctl restart {WORKER}"
+        )
 
 
 def test_stop_drains(debian_container, redis):

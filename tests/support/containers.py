@@ -31,7 +31,8 @@ class Container:
 
     def __call__(self, command, **options):
         """Run a shell command in the container and return its output; it must succeed."""
-        return run("docker", "exec", self.id, "sh", "-c", command, **options).strip()
+        given = ["--interactive"] if "input" in options else []
+        return run("docker", "exec", *given, self.id, "sh", "-c", command, **options).strip()
 
     def remove(self):
         run("docker", "rm", "--force", "--volumes", self.id)

@@ -215,19 +215,20 @@ def _problems_of_groups(client, prefix, jobs):
 
 
 def _problems_of_deliveries(client, prefix):
-    """Every message is in one list, that of its webhook, and expires; every list holds only such messages."""
-    lists = Counter()
+    """Every message is in one list, that of its webhook; every list holds only such messages; all expire."""
+    lists, keys = Counter(), []
     for kind in ("outbox", "sent"):
         for key in client.scan_iter(match=f"{prefix}{kind}:*", count=1000):
             webhook = key.removeprefix(f"{prefix}{kind}:")
             lists.update((delivery, webhook) for delivery in client.zrange(key, 0, -1))
+            keys.append(key)
     known = {}
     for key in client.scan_iter(match=f"{prefix}delivery:*", count=1000):
         known[key.removeprefix(f"{prefix}delivery:"), client.hget(key, "webhook")] = key
     yield from (f"message {row} is in {n} lists" for row, n in lists.items() if n != 1)
     yield from (f"message {row} has no data" for row in lists.keys() - known.keys())
     yield from (f"message {row} is in no list" for row in known.keys() - lists.keys())
-    yield from (f"{key} has no TTL" for key in known.values() if client.pttl(key) < 0)
+    yield from (f"{key} has no TTL" for key in [*known.values(), *keys] if client.pttl(key) < 0)
 
 
 def _problems_of_counters(client, prefix):

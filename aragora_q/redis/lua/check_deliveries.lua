@@ -30,8 +30,10 @@ local function check(delivery, id)
   if type(waits) == 'table' or type(is_sent) == 'table' then return end  -- a key of another type: reported as such
   if waits and is_sent and add_problem('message-twice') then redis.call('ZREM', state.result and outbox or sent, id) end
   if not (waits or is_sent) and add_problem('message-unlisted') then
-    if state.result then redis.call('ZADD', sent, text(parse_int(state.ended_at) or now), id)
-    else redis.call('ZADD', outbox, now_text, id) end
+    local list, at = outbox, now
+    if state.result then list, at = sent, parse_time(state.ended_at) or now end
+    redis.call('ZADD', list, text(at), id)
+    redis.call('PEXPIRE', list, text(DELIVERY_MS))
   end
   if redis.call('PTTL', delivery) < 0 and add_problem('message-never-expires') then
     redis.call('PEXPIRE', delivery, text(DELIVERY_MS))

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from aragora_q import views
 from aragora_q.changes import read_changes
 from aragora_q.moments import parse_moment
+from aragora_q.redis.keys import MAX_CHANGES_LISTED
 from aragora_q.web.access import Operator, Viewer
 from aragora_q.web.api.routing import (
     Reason,
@@ -26,8 +27,6 @@ from aragora_q.web.feed import EventStream
 from aragora_q.web.media import EVENTS
 
 router = new_router("queue")
-
-MAX_LISTED = 2_000
 
 
 class Workers(TypedDict):
@@ -55,7 +54,7 @@ class ChangesQuery(Strict):
     """The query of changes."""
 
     since: str | None = Field(None, description="A time before now such as 2h or 7d, or a date")
-    limit: int = Field(100, ge=1, le=MAX_LISTED)
+    limit: int = Field(100, ge=1, le=MAX_CHANGES_LISTED)
 
 
 class EventsQuery(Strict):

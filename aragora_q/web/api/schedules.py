@@ -52,14 +52,14 @@ async def list_schedules(access: Viewer) -> Response:
 @router.get("/schedules/{name}", response_model=schedule_views.ScheduleJson, responses=described())
 async def get_schedule(access: Viewer, name: str) -> Response:
     """Return a schedule, as `schedule show`."""
-    row, _ = await _require(access, name)
+    row, _ = await _read(access, name)
     return answer(schedule_views.schedule_json(row))
 
 
 @router.post("/schedules/{name}/run", response_model=RunSchedule, **takes_reason())
 async def run_schedule(access: Operator, name: str, because: Reason) -> Response:
     """Enqueue the job of a schedule now, also while it is paused; its times stay as they are."""
-    _, now = await _require(access, name)
+    _, now = await _read(access, name)
     access.log_action("schedule run", [name], because.reason)
     by, reason = access.actor.by, because.reason
     job_id, is_new = await schedule_views.run_schedule(
@@ -71,7 +71,7 @@ async def run_schedule(access: Operator, name: str, because: Reason) -> Response
 @router.post("/schedules/{name}/pause", response_model=PausedSchedule, **takes_reason())
 async def pause_schedule(access: Operator, name: str, because: Reason) -> Response:
     """Let a schedule enqueue nothing until it is resumed."""
-    await _require(access, name)
+    await _read(access, name)
     access.log_action("schedule pause", [name], because.reason)
     by, reason = access.actor.by, because.reason
     changed = await access.queue.schedules.pause(name, by=by, reason=reason)
@@ -81,7 +81,7 @@ async def pause_schedule(access: Operator, name: str, because: Reason) -> Respon
 @router.post("/schedules/{name}/resume", response_model=PausedSchedule, **takes_reason())
 async def resume_schedule(access: Operator, name: str, because: Reason) -> Response:
     """Let a schedule enqueue again, from its next time on; times that passed meanwhile are skipped."""
-    row, now = await _require(access, name)
+    row, now = await _read(access, name)
     access.log_action("schedule resume", [name], because.reason)
     by, reason = access.actor.by, because.reason
     changed = await schedule_views.resume_schedule(access.queue, row, now, by=by, reason=reason)
@@ -91,7 +91,7 @@ async def resume_schedule(access: Operator, name: str, because: Reason) -> Respo
 @router.post("/schedules/{name}/forget", response_model=ForgottenSchedule, **takes_reason())
 async def forget_schedule(access: Operator, name: str, because: Reason) -> Response:
     """Delete the state of a schedule that no configuration has any more; 422 if the console's has it."""
-    row, _ = await _require(access, name)
+    row, _ = await _read(access, name)
     access.log_action("schedule forget", [name], because.reason)
     by, reason = access.actor.by, because.reason
     return answer(
@@ -104,7 +104,5 @@ async def forget_schedule(access: Operator, name: str, because: Reason) -> Respo
     )
 
 
-async def _require(access: Access, name: str) -> tuple[schedule_views.ScheduleRow, float]:
-    """Return a schedule, and the time. Raises ScheduleNotFound."""
-    read = await access.queue.schedules.read()
-    return schedule_views.require_schedule(access.console.config, read, name), read.now
+async def _read(access: Access, name: str) -> tuple[schedule_views.ScheduleRow, float]:
+    return await schedule_views.read_schedule(access.queue.schedules, access.console.config, name)

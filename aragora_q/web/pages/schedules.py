@@ -18,7 +18,7 @@ from aragora_q.schedule_views import (
     PROBLEMS,
     ScheduleRow,
     forget_schedule,
-    require_schedule,
+    read_schedule,
     resume_schedule,
     run_schedule,
     schedule_rows,
@@ -56,7 +56,7 @@ async def list_schedules(request: Request, access: Viewer) -> Response:
 @router.get("/schedules/{name}")
 async def show_schedule(request: Request, access: Viewer, name: str) -> Response:
     """Return the page of one schedule: its state, its next times, its last jobs."""
-    row, now = await _require(access, name)
+    row, now = await _read(access, name)
     wanted = JobFilter(tags={SCHEDULE_TAG: name})
     jobs, cursor, _ = await read_page(access.queue, wanted, limit=JOBS_SHOWN)
     return render(
@@ -83,7 +83,7 @@ def _next_times(row: ScheduleRow, now: float) -> Sequence[float]:
 async def run(request: Request, access: Operator, name: str) -> Response:
     """Enqueue the job of a schedule now."""
     form = await Form.of(request)
-    _, now = await _require(access, name)
+    _, now = await _read(access, name)
     access.log_action("schedule run", [name], form.reason)
     by, reason = access.actor.by, form.reason
     job_id, is_new = await run_schedule(access.queue, name, now, by=by, reason=reason)
@@ -95,7 +95,7 @@ async def run(request: Request, access: Operator, name: str) -> Response:
 async def pause(request: Request, access: Operator, name: str) -> Response:
     """Let a schedule enqueue nothing until it is resumed."""
     form = await Form.of(request)
-    await _require(access, name)
+    await _read(access, name)
     access.log_action("schedule pause", [name], form.reason)
     is_new = await access.queue.schedules.pause(name, by=access.actor.by, reason=form.reason)
     state = "is paused" if is_new else "was already paused"
@@ -106,7 +106,7 @@ async def pause(request: Request, access: Operator, name: str) -> Response:
 async def resume(request: Request, access: Operator, name: str) -> Response:
     """Let a schedule enqueue again, from its next time on."""
     form = await Form.of(request)
-    row, now = await _require(access, name)
+    row, now = await _read(access, name)
     access.log_action("schedule resume", [name], form.reason)
     by, reason = access.actor.by, form.reason
     was_paused = await resume_schedule(access.queue, row, now, by=by, reason=reason)
@@ -118,7 +118,7 @@ async def resume(request: Request, access: Operator, name: str) -> Response:
 async def forget(request: Request, access: Operator, name: str) -> Response:
     """Delete what Redis keeps of a schedule that is not configured here, once that is confirmed."""
     form = await Form.of(request)
-    row, _ = await _require(access, name)
+    row, _ = await _read(access, name)
     if row.declared is None and form.number("confirmed") is None:
         return Confirmation(request, access, form, PAGE).ask(_about(name))
     access.log_action("schedule forget", [name], form.reason)
@@ -139,10 +139,8 @@ def _about(name: str) -> Question:
     )
 
 
-async def _require(access: Access, name: str) -> tuple[ScheduleRow, float]:
-    """Return a schedule, and the time. Raises ScheduleNotFound."""
-    read = await access.queue.schedules.read()
-    return require_schedule(access.console.config, read, name), read.now
+async def _read(access: Access, name: str) -> tuple[ScheduleRow, float]:
+    return await read_schedule(access.queue.schedules, access.console.config, name)
 
 
 def _page(name: str) -> str:
