@@ -75,7 +75,7 @@ async def list_(
     """
     from aragora_q.webhook_views import read_webhooks, webhook_json
 
-    rows, now = await read_webhooks(queue.outbox, queue.config)
+    rows, read = await read_webhooks(queue.outbox, queue.config)
     if quiet:
         output.lines(row.name for row in rows)
     elif as_json:
@@ -85,9 +85,8 @@ async def list_(
         output.info(f"no webhook is configured, and queue {queue.config.queue} knows none")
         output.info(HOW_TO_ADD)
     else:
-        _print_table(rows, now)
-        totals = (await queue.outbox.states([])).totals
-        output.lines(_totals_rows(totals))
+        _print_table(rows, read.now)
+        output.lines(_totals_rows(read.totals))
 
 
 def _print_table(rows: Sequence[WebhookRow], now: float) -> None:
@@ -241,7 +240,8 @@ async def deliveries(
     from aragora_q.webhook_views import delivery_json, read_webhook, read_webhooks
 
     if name is None:
-        rows, now = await read_webhooks(queue.outbox, queue.config)
+        rows, read = await read_webhooks(queue.outbox, queue.config)
+        now = read.now
     else:
         row, now = await read_webhook(queue.outbox, queue.config, name)
         rows = [row]

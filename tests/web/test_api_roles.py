@@ -41,6 +41,7 @@ CHANGES = [
     (Role.OPERATOR, "POST", "/webhooks/w/enable", {}),
     (Role.OPERATOR, "POST", "/webhooks/w/redeliver", {"ids": ["1-1"]}),
     (Role.OPERATOR, "POST", "/webhooks/w/redeliver", {"failed": True}),
+    (Role.OPERATOR, "POST", "/webhooks/old/forget", {}),
     (Role.OPERATOR, "POST", "/pause", {}),
     (Role.OPERATOR, "POST", "/resume", {}),
     (Role.OPERATOR, "POST", "/providers/openai/pause", {}),
@@ -66,6 +67,7 @@ async def console(own_server):
         debate = Job(DEBATE, id="d", group="g")
         await console.roles[Role.PRODUCER].queue.enqueue(debate)
         await console.roles[Role.OPERATOR].queue.schedules.pause("old")
+        await console.roles[Role.OPERATOR].queue.outbox.disable("old")
         await console.roles[Role.PRODUCER].queue.enqueue(Job(DEBATE, id="c"))
         await console.roles[Role.OPERATOR].queue.cancel("c")
         yield console
