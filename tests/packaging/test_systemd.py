@@ -171,8 +171,9 @@ def test_console_serves(debian_container, redis):
 
 
 def test_worker_has_the_secrets_of_webhooks(debian_container, redis):
-    """A secret that only root can read reaches the worker by LoadCredential, and its messages verify: for the end
-    of a job, and of that of a schedule, which `aragora-q-reap` enqueues. Other users of the host see no secret.
+    """A secret that only root can read reaches the worker by LoadCredential, and its messages verify: for the
+    end of a job, and of that of a schedule, which `aragora-q-reap` enqueues. Other users of the host see no
+    secret.
     """
     [receiver] = (each for each in blocks("docs/webhooks.md") if each.text.startswith("# plain.py"))
     debian_container("mkdir -p /root/receiver; cat > /root/receiver/plain.py", input=receiver.text)
