@@ -15,7 +15,8 @@ READS = [
     "/jobs", "/jobs?group=g&since=1h", "/jobs/d", "/jobs/d?wait=0.01", "/jobs/d/debate", "/jobs/c/receipt",
     "/groups", "/groups/g",
     "/groups/g/table", "/groups/g/comparison", "/groups/g/evaluation",
-    "/schedules", "/schedules/s", "/webhooks", "/webhooks/w/deliveries",
+    "/schedules", "/schedules/s", "/webhooks", "/webhooks/w",
+    "/webhooks/w/deliveries",
     "/stats", "/workers", "/spend", "/providers", "/budgets", "/budgets/day",
     "/changes", "/changes?since=1h&limit=5",
 ]  # fmt: skip

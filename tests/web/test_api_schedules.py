@@ -82,6 +82,8 @@ async def test_webhooks_and_their_messages(api, harness):
     [found] = answer.json()["webhooks"]
     assert (found["name"], found["state"], found["host"]) == ("ops", "failing", "hooks.example.com")
     assert (found["waiting"], found["failures"], found["last_error"]) == (1, 1, "500 oops")
+    assert (await api.get("/webhooks/ops")).json() == found
+    assert (await api.get("/webhooks/none")).status_code == 404
     [message] = (await api.get("/webhooks/ops/deliveries")).json()["deliveries"]
     assert message["id"] == delivery.id
     assert (message["kind"], message["subject"], message["event"]) == ("job", "j1", "cancelled")

@@ -99,6 +99,13 @@ async def list_webhooks(access: Viewer) -> Response:
     return answer({"webhooks": [webhook_json(row) for row in rows]})
 
 
+@router.get("/webhooks/{name}", response_model=WebhookJson, responses=described())
+async def get_webhook(access: Viewer, name: str) -> Response:
+    """Return a webhook, as in the list."""
+    row, _ = await read_webhook(access.queue.outbox, access.console.config, name)
+    return answer(webhook_json(row))
+
+
 @router.get("/webhooks/{name}/deliveries", response_model=Deliveries, responses=described())
 async def list_deliveries(
     access: Viewer, name: str, query: Annotated[DeliveriesQuery, Query()]
