@@ -203,11 +203,13 @@ notify = ["ops"]
 TOML
         export REDISCLI_AUTH='correct horse'
         redis-cli HSET aragora:queue:debates:schedules next:nightly {due}000 last:nightly {due - 3600}000
+        systemctl stop {WORKER}
         systemctl start aragora-q-reap
+        test "$(redis-cli EXISTS aragora:queue:debates:job:nightly@{due})" = 1
         mkdir -p /run/systemd/system/{WORKER}.service.d
         printf '[Service]\\nLoadCredential=webhook-ops:aragora-q.webhook-ops\\n' \
           > /run/systemd/system/{WORKER}.service.d/webhooks.conf
-        systemctl daemon-reload; systemctl restart {WORKER}"""
+        systemctl daemon-reload; systemctl start {WORKER}"""
     )
     try:
         enqueue = "enqueue 'Is it signed?' --agents demo:bold,demo:careful --rounds 1 --quiet"

@@ -166,6 +166,15 @@ async def test_groups(harness):
     assert told["sealed"]["group"] == told["group_cancelled"]["group"] == "g"
 
 
+async def test_a_group_without_live_jobs(harness):
+    """Its cancel is a change, too: the group takes no more jobs."""
+    await harness.enqueue("a", group="g")
+    await harness.queue.cancel("a")
+    await harness.queue.cancel_group("g", **ANN)
+    [change] = await harness.queue.changes()
+    assert (change.what, change.by, change.reason) == ("cancel group g", "ann", "why")
+
+
 async def test_pause_and_resume(harness):
     """Both are noted, once each, and told in events."""
     for paused in (True, True, False, False):
