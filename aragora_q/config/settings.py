@@ -347,8 +347,10 @@ class QueueConfig(BaseSettings):
     @field_validator("receipt_key")
     @classmethod
     def _is_long(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < MIN_KEY_CHARS:
-            raise ValueError(f"must have at least {MIN_KEY_CHARS} characters")
+        if value is not None and len(value.get_secret_value().strip()) < MIN_KEY_CHARS:
+            raise ValueError(
+                f"must have at least {MIN_KEY_CHARS} characters, without blanks at its ends"
+            )
         return value
 
     @model_validator(mode="after")

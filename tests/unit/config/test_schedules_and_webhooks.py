@@ -10,6 +10,7 @@ from aragora_q.errors import ConfigError
 CRON = 'cron = "0 6 * * MON"\n'
 JOB = 'job = {question = "Why?", agents = ["demo:bold", "demo:careful"]}\n'
 TARGET = '[webhooks.ops]\nurl = "https://hooks.example.com/x?token=hush"\nsecret_file = "hook"\n'
+LONG_ENOUGH = "must have at least 32 characters, without blanks at its ends"
 A_NAME = "a name must be 1 to 48 letters, digits and ._@-, and begin with a letter or digit"
 
 
@@ -216,7 +217,9 @@ def test_a_wrong_webhook(lines, text, message):
             "".join(f"[schedules.s{n}]\n{CRON}{JOB}" for n in range(101)),
             "schedules: must be at most 100, got 101",
         ),
-        ("receipt_key = 'hush'", "receipt_key (FILE:1): must have at least 32 characters"),
+        ("receipt_key = 'hush'", f"receipt_key (FILE:1): {LONG_ENOUGH}"),
+        (f"receipt_key = '{' ' * 40}'", f"receipt_key (FILE:1): {LONG_ENOUGH}"),
+        (f"receipt_key = 'hush{' ' * 40}'", f"receipt_key (FILE:1): {LONG_ENOUGH}"),
     ],
 )
 def test_wrong_names_and_tables(lines, text, message):
