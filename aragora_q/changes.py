@@ -19,6 +19,9 @@ from aragora_q.redis.keys import MAX_CHANGES
 
 _OTHER_TYPE = re.compile("WRONGTYPE")  # what a key of another type is read as: nothing
 
+MAX_WHAT_CHARS = 44
+"""Up to which ids are added to what was done: a line of `changes` with a short reason fits 80 columns."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -62,9 +65,13 @@ class Change:
 
     @property
     def what(self) -> str:
-        """Return the summary and the first ids: `cancel 3 jobs: a, b, c`."""
-        ids = [*self.ids, *(["…"] if self.ids and self.has_more else [])]
-        return f"{self.summary}: {', '.join(ids)}" if ids else self.summary
+        """Return the summary and the first ids, as many as fit a narrow column: `cancel 3 jobs: a, b, …`."""
+        for n in range(len(self.ids), 0, -1):
+            ids = [*self.ids[:n], *(["…"] if self.count > n else [])]
+            text = f"{self.summary}: {', '.join(ids)}"
+            if len(text) <= MAX_WHAT_CHARS or self.count == 1:
+                return text
+        return self.summary
 
 
 async def read_changes(

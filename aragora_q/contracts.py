@@ -721,11 +721,13 @@ class Outbox(ABC):
         """Return the newest messages of these webhooks, at most `limit`, newest first; also ended ones."""
 
     @abstractmethod
-    async def redeliver(self, ids: Sequence[str], *, by: str = "", reason: str = "") -> list[str]:
-        """Send messages again that were delivered or given up, or now if they wait.
+    async def redeliver(
+        self, ids: Sequence[str], *, webhook: str = "", by: str = "", reason: str = ""
+    ) -> list[str]:
+        """Send messages again that were delivered or given up, or now if they wait; with `webhook`, only its.
 
         Returns one result per id: `redelivered`, `waiting` (it is due now), `full` (MAX_OUTBOX messages
-        wait) or `unknown` (or too old).
+        wait) or `unknown` (too old, or of another webhook).
         """
 
     @abstractmethod

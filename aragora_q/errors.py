@@ -190,6 +190,13 @@ class QueueFull(TryAgain):
     Jobs of the call that were enqueued before are in `results`.
     """
 
+    def __init__(self, queue: str, max_backlog: int, refused: str = "") -> None:
+        rest = f"; {refused} were not enqueued" if refused else ""
+        super().__init__(
+            f"queue {queue} has reached its limit of {max_backlog} waiting jobs{rest}",
+            hint="add workers, wait, or raise max_backlog",
+        )
+
 
 class NotDurable(TryAgain):
     """The job `job_id` was accepted, but a replica or the disk did not confirm it in time.

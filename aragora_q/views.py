@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
-from aragora_q.base import Group, Hold, Job
+from aragora_q.base import Group, Hold, Job, JobStatus
 from aragora_q.errors import AragoraQError, JobNotEnded, JobNotFound, TryAgain
 from aragora_q.formats import count, duration
 from aragora_q.money import MICROS
@@ -443,13 +443,14 @@ async def read_receipt(queue: RedisStreamsQueue, job_id: str) -> bytes:
     if not job.status.is_terminal:
         raise JobNotEnded(job_id, job.status.value)
     journal = await queue.tracker.checkpoints(job_id)
+    history = await queue.tracker.history(job_id) if job.status is JobStatus.CANCELLED else []
     if await queue.get_job(job_id) != job:  # a requeue, or the retention time
         raise TryAgain(f"job {job_id} changed while it was read", hint="try again")
     calls = read_calls(journal, (job.result or {}).get("transcript"))
     key = queue.config.receipt_key
     secret = key.get_secret_value() if key else None
     # In a thread: a job may have many megabytes.
-    return await asyncio.to_thread(make_receipt, queue.config.queue, job, calls, secret)
+    return await asyncio.to_thread(make_receipt, queue.config.queue, job, calls, secret, history)
 
 
 def debate_json(job: Job, calls: Calls) -> DebateJson:

@@ -20,7 +20,7 @@ from aragora_q.views import OverrideJson, paused_json
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
     from aragora_q.config.tables import WebhookConfig
-    from aragora_q.contracts import Delivery, Outbox, Paused, WebhookState
+    from aragora_q.contracts import Delivery, Outbox, Paused, WebhooksRead, WebhookState
 
 WebhookCondition = Literal["disabled", "failing", "late", "not configured here", "ok"]
 """What an operator sees of a webhook first. `late`: messages wait for long, although none failed lately."""
@@ -84,12 +84,14 @@ class DeliveryJson(TypedDict):
     answer: str | None
 
 
-async def read_webhooks(outbox: Outbox, config: QueueConfig) -> tuple[list[WebhookRow], float]:
-    """Return webhooks that are configured here or have a state, those with a problem first; and the time."""
+async def read_webhooks(
+    outbox: Outbox, config: QueueConfig
+) -> tuple[list[WebhookRow], WebhooksRead]:
+    """Return webhooks that are configured here or have a state, those with a problem first; and the answer."""
     names = sorted({*config.webhooks, *await outbox.known()})
     read = await outbox.states(names)
     rows = [_row(config.webhooks.get(name), read.states[name], read.now) for name in names]
-    return sorted(rows, key=lambda row: ORDER.index(row.condition)), read.now
+    return sorted(rows, key=lambda row: ORDER.index(row.condition)), read
 
 
 async def read_webhook(outbox: Outbox, config: QueueConfig, name: str) -> tuple[WebhookRow, float]:

@@ -77,25 +77,26 @@ def check(
     from aragora_q.executors import load_executor
 
     settings, sources = _load(config)
-    names = sorted(sources.settings)
-    output.line(f"valid: {output.count(len(names), 'setting')} set, all others at their defaults")
     for path in sources.ignored:
         output.info(f"ignored: {path} belongs to another user")
-    for name in names:
-        output.line(f"  {name:<28}{sources.settings[name].origin}")
     if settings.default_agents and settings.executor == "debate":
         options.check_default_agents(settings, lambda name: sources.settings[name].origin)
     _check_schedules(settings, sources)
+    if not settings_only:
+        try:
+            asyncio.run(load_executor(settings))
+        except ConfigError as error:
+            without = "on a host without workers, use --settings-only"
+            raise ConfigError(
+                f"the settings are valid, but a worker would not start here: {error}",
+                hint=f"{error.hint}; {without}" if error.hint else without,
+            ) from error
+    names = sorted(sources.settings)
+    output.line(f"valid: {output.count(len(names), 'setting')} set, all others at their defaults")
+    for name in names:
+        output.line(f"  {name:<28}{sources.settings[name].origin}")
     if settings_only:
         return
-    try:
-        asyncio.run(load_executor(settings))
-    except ConfigError as error:
-        without = "on a host without workers, use --settings-only"
-        raise ConfigError(
-            f"the settings are valid, but a worker would not start here: {error}",
-            hint=f"{error.hint}; {without}" if error.hint else without,
-        ) from error
     _check_webhooks(settings, sources)
     if settings.executor == "debate" and any(
         each.on_full != "warn" for each in settings.budgets.values()

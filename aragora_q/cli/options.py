@@ -51,6 +51,7 @@ AsJson = Annotated[bool, typer.Option("--json", "--jsonl", help="Print JSON, one
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Print only job ids (if any) and errors.")
 ]
+OnlyErrors = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only count the jobs, change nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aragora_q.cli import SETTINGS, options, output
-from aragora_q.cli.options import CODES, AsJson, Reason, with_queue
+from aragora_q.cli.options import CODES, AsJson, OnlyErrors, Reason, with_queue
 from aragora_q.errors import InvalidPayload, did_you_mean
 from aragora_q.formats import duration, truncate
 from aragora_q.views import pause_of, providers_json, unused
@@ -54,7 +54,6 @@ Name = Annotated[
         help="A provider, for all its accounts, or one account.",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 
 @providers.command(
@@ -97,7 +96,7 @@ async def pause(
     name: Name,
     reason: Reason = "",
     as_json: AsJson = False,
-    quiet: Quiet = False,
+    quiet: OnlyErrors = False,
 ) -> None:
     """Begin no more calls to a provider until `resume`.
 
@@ -130,7 +129,7 @@ async def resume(
     name: Name,
     reason: Reason = "",
     as_json: AsJson = False,
-    quiet: Quiet = False,
+    quiet: OnlyErrors = False,
 ) -> None:
     """Let calls to a provider begin again.
 

@@ -67,7 +67,7 @@ async def show(
 ) -> None:
     """Write the receipt of a job that has ended.
 
-    Completed, failed or cancelled.     The same job makes the same bytes on every host with the same key.
+    Completed, failed or cancelled. The same job makes the same bytes on every host with the same key.
     """
     from aragora_q.output_file import write_file
     from aragora_q.views import read_receipt

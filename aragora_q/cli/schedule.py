@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aragora_q.cli import SETTINGS, options, output
-from aragora_q.cli.options import CODES, AsJson, Reason, with_queue
+from aragora_q.cli.options import CODES, AsJson, OnlyErrors, Reason, with_queue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,6 @@ def _schedule() -> None:
 Name = Annotated[
     str, typer.Argument(metavar="NAME", show_default=False, help="Name of a schedule.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 
 @schedule.command(
@@ -280,7 +279,7 @@ async def pause(
     name: Name,
     reason: Reason = "",
     as_json: AsJson = False,
-    quiet: Quiet = False,
+    quiet: OnlyErrors = False,
 ) -> None:
     """Let the times of a schedule pass until `resume`. Its jobs that are in the queue run."""
     from aragora_q.schedule_views import read_schedule
@@ -304,7 +303,7 @@ async def resume(
     name: Name,
     reason: Reason = "",
     as_json: AsJson = False,
-    quiet: Quiet = False,
+    quiet: OnlyErrors = False,
 ) -> None:
     """Let a paused schedule go on with its next time. Times that passed meanwhile are skipped."""
     from aragora_q.schedule_views import read_schedule, resume_schedule
@@ -330,7 +329,7 @@ async def forget(
     name: Name,
     reason: Reason = "",
     as_json: AsJson = False,
-    quiet: Quiet = False,
+    quiet: OnlyErrors = False,
 ) -> None:
     """Delete what the queue keeps of a removed schedule.
 

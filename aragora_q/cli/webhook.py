@@ -13,6 +13,7 @@ from aragora_q.cli.options import (
     CODES,
     AsJson,
     LoadConfig,
+    OnlyErrors,
     Reason,
     Yes,
     with_config,
@@ -52,7 +53,6 @@ def _webhook() -> None:
 
 
 Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False, help="Name of a webhook.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors.")]
 
 
 @webhook.command(
@@ -75,7 +75,7 @@ async def list_(
     """
     from aragora_q.webhook_views import read_webhooks, webhook_json
 
-    rows, now = await read_webhooks(queue.outbox, queue.config)
+    rows, read = await read_webhooks(queue.outbox, queue.config)
     if quiet:
         output.lines(row.name for row in rows)
     elif as_json:
@@ -85,9 +85,8 @@ async def list_(
         output.info(f"no webhook is configured, and queue {queue.config.queue} knows none")
         output.info(HOW_TO_ADD)
     else:
-        _print_table(rows, now)
-        totals = (await queue.outbox.states([])).totals
-        output.lines(_totals_rows(totals))
+        _print_table(rows, read.now)
+        output.lines(_totals_rows(read.totals))
 
 
 def _print_table(rows: Sequence[WebhookRow], now: float) -> None:
@@ -154,7 +153,7 @@ def _totals_rows(totals: DeliveryTotals) -> Iterator[str]:
 )
 @with_config
 def send_test(
-    load: LoadConfig, *, name: Name, as_json: AsJson = False, quiet: Quiet = False
+    load: LoadConfig, *, name: Name, as_json: AsJson = False, quiet: OnlyErrors = False
 ) -> int:
     """Send one signed message of type `test` from this host.
 
@@ -213,9 +212,7 @@ async def deliveries(
     *,
     name: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[NAME]", show_default=False, help="Name of a webhook. Default: all."
-        ),
+        typer.Argument(metavar="NAME", show_default=False, help="Name of a webhook. Default: all."),
     ] = None,
     failed: Annotated[
         bool, typer.Option("--failed", help="Only messages that were given up.")
@@ -241,7 +238,8 @@ async def deliveries(
     from aragora_q.webhook_views import delivery_json, read_webhook, read_webhooks
 
     if name is None:
-        rows, now = await read_webhooks(queue.outbox, queue.config)
+        rows, read = await read_webhooks(queue.outbox, queue.config)
+        now = read.now
     else:
         row, now = await read_webhook(queue.outbox, queue.config, name)
         rows = [row]
@@ -259,7 +257,7 @@ async def deliveries(
         output.info(f"no {'failed ' if failed else ''}message{of} in queue {queue.config.queue}")
     else:
         output.table(
-            ("MESSAGE", "WEBHOOK", "EVENT", "OF", "WHEN", "TRIES", "RESULT", "ANSWER"),
+            ("MESSAGE", "TO", "EVENT", "OF", "WHEN", "RESULT"),
             [_delivery_row(each, now, disabled) for each in shown],
         )
 
@@ -270,16 +268,12 @@ def _delivery_row(each: Delivery, now: float, disabled: Container[str]) -> tuple
         result += ", disabled"
     elif each.due_at is not None:
         result += ", due" if each.due_at <= now else f", next {output.ago(each.due_at, now)}"
-    return (
-        each.id,
-        each.webhook,
-        f"{each.kind}.{each.event}",
-        each.subject,
-        output.ago(each.at, now),
-        str(each.attempts),
-        result,
-        output.truncate(each.answer, MAX_ANSWER_CHARS),
-    )
+    is_plain = each.result == "delivered"  # at the first attempt, with 2xx
+    if each.attempts > is_plain:
+        result += f", {output.count(each.attempts, 'attempt')}"
+    if each.answer and not is_plain:
+        result += f": {output.truncate(each.answer, MAX_ANSWER_CHARS)}"
+    return each.id, each.webhook, each.event, each.subject, output.ago(each.at, now), result
 
 
 @webhook.command(
@@ -296,7 +290,7 @@ async def redeliver(
     ids: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ID]...", show_default=False, help="Messages, as `deliveries` lists them."
+            metavar="ID", show_default=False, help="Messages, as `deliveries` lists them."
         ),
     ] = None,
     of: Annotated[
@@ -312,7 +306,7 @@ async def redeliver(
     ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
-    quiet: Quiet = False,
+    quiet: OnlyErrors = False,
 ) -> int:
     """Send messages again, or at once if they wait.
 
@@ -387,7 +381,7 @@ async def enable(
     name: Name,
     reason: Reason = "",
     as_json: AsJson = False,
-    quiet: Quiet = False,
+    quiet: OnlyErrors = False,
 ) -> None:
     """Send the messages of a disabled webhook again.
 
@@ -417,7 +411,7 @@ async def disable(
     name: Name,
     reason: Reason = "",
     as_json: AsJson = False,
-    quiet: Quiet = False,
+    quiet: OnlyErrors = False,
 ) -> None:
     """Send nothing to a webhook until `enable`.
 
@@ -447,7 +441,7 @@ async def forget(
     reason: Reason = "",
     yes: Yes = False,
     as_json: AsJson = False,
-    quiet: Quiet = False,
+    quiet: OnlyErrors = False,
 ) -> None:
     """Delete what the queue keeps of a removed webhook.
 

@@ -5,8 +5,8 @@ Used by receipts. Reads a job, its result and its calls, which may come from ano
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.formats import count
@@ -28,14 +28,35 @@ class Degradation(NamedTuple):
     text: str
 
 
-def degradations(job: Job, calls: Calls) -> Iterator[Degradation]:
+class Cancel(NamedTuple):
+    """Who cancelled a job, and why; empty where that is not known."""
+
+    by: str = ""
+    reason: str = ""
+
+
+NOT_KNOWN = Cancel()
+
+
+def cancel_of(job: Job, history: Iterable[Mapping[str, Any]]) -> Cancel:
+    """Return who cancelled an ended job. Earlier cancels, before a requeue, are in its history, too."""
+    at = None if job.completed_at is None else round(job.completed_at * 1000)
+    for line in history:
+        if line.get("cause") == "cancelled" and line.get("at") == at:
+            return Cancel(text(line.get("by")), text(line.get("reason")))
+    return NOT_KNOWN
+
+
+def degradations(job: Job, calls: Calls, cancel: Cancel = NOT_KNOWN) -> Iterator[Degradation]:
     """Yield how the result of an ended job is degraded, the most serious first; nothing: it is not."""
     if job.status is JobStatus.FAILED:
         yield Degradation("failed", f"the job failed: {job.error or 'the reason is not known'}")
         if job.result is not None:
             yield Degradation("partial", "the result is what was there when the job failed")
     elif job.status is JobStatus.CANCELLED:
-        yield Degradation("cancelled", "the job was cancelled")
+        by = f" by {cancel.by}" if cancel.by else ""
+        why = f": {cancel.reason}" if cancel.reason else ""
+        yield Degradation("cancelled", f"the job was cancelled{by}{why}")
     if is_debate(job):
         yield from _of_debate(Debate(job, calls))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from aragora_q.loose import mapping, mappings
 from aragora_q.moments import iso_time
 from aragora_q.report.calls import Call, Calls
 from aragora_q.report.debate import Debate
-from aragora_q.report.degradation import degradations
+from aragora_q.report.degradation import Cancel, cancel_of, degradations
 from aragora_q.report.outcome import is_debate
 
 VERSION = 1
@@ -75,16 +75,25 @@ class Verification:
         return self.is_canonical and self.digest == "ok" and self.signature in accepted
 
 
-def make_receipt(queue: str, job: Job, calls: Calls, key: str | None) -> bytes:
+def make_receipt(
+    queue: str,
+    job: Job,
+    calls: Calls,
+    key: str | None,
+    history: Sequence[Mapping[str, Any]] = (),
+) -> bytes:
     """Return the receipt of an ended job, without a newline; with a `key`, signed.
+
+    Its `history` says who cancelled it.
 
     Raises:
         InvalidPayload: the job's data has a number that canonical JSON cannot hold.
     """
+    cancel = cancel_of(job, history)
     try:
         signed: dict[str, Any] = {
-            "degradation": [each._asdict() for each in degradations(job, calls)],
-            "receipt": _facts(queue, job, calls),
+            "degradation": [each._asdict() for each in degradations(job, calls, cancel)],
+            "receipt": _facts(queue, job, calls, cancel),
         }
         content = rfc8785.dumps(signed)
     except ValueError as error:
@@ -216,7 +225,7 @@ def _has_form(value: Any) -> bool:
     return True
 
 
-def _facts(queue: str, job: Job, calls: Calls) -> dict[str, Any]:
+def _facts(queue: str, job: Job, calls: Calls, cancel: Cancel) -> dict[str, Any]:
     debate = Debate(job, calls)
     return {
         "version": VERSION,
@@ -233,6 +242,8 @@ def _facts(queue: str, job: Job, calls: Calls) -> dict[str, Any]:
         "payload": job.payload,
         "result": job.result,
         "error": job.error if job.status is JobStatus.FAILED else None,
+        "cancelled_by": cancel.by or None,
+        "cancelled_reason": cancel.reason or None,
         "cost_usd": debate.cost(),
         "unpriced_calls": debate.unpriced_calls(),
         "calls": _calls(calls) if is_debate(job) else [],

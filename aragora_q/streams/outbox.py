@@ -103,11 +103,16 @@ class RedisOutbox(Outbox):
             listed += [_listed(row, fields or []) for row, fields in zip(batch, found, strict=True)]
         return listed
 
-    async def redeliver(self, ids: Sequence[str], *, by: str = "", reason: str = "") -> list[str]:
+    async def redeliver(
+        self, ids: Sequence[str], *, webhook: str = "", by: str = "", reason: str = ""
+    ) -> list[str]:
         results: list[str] = []
         for batch in batched(ids):
             answers = await self._connection.run(
-                "redeliver", [(None, (each,)) for each in batch], **actor(by, reason)
+                "redeliver",
+                [(None, (each,)) for each in batch],
+                webhook=webhook,
+                **actor(by, reason),
             )
             results += [answer.decode() for answer in answers]
         return results

@@ -228,11 +228,8 @@ class RedisStreamsQueue(WorkQueue):
             for (_, fields), status in zip(items, statuses, strict=True)
         ]
         if b"full" in statuses:
-            error = QueueFull(
-                f"queue {self.config.queue} has reached its limit of {self.config.max_backlog} waiting "
-                f"jobs; {statuses.count(b'full')} of {len(statuses)} were not enqueued",
-                hint="add workers, wait, or raise max_backlog",
-            )
+            refused = f"{statuses.count(b'full')} of {len(statuses)}"
+            error = QueueFull(self.config.queue, self.config.max_backlog, refused)
             error.results = cast(
                 "list[EnqueueResult | None]",
                 [
@@ -470,7 +467,7 @@ class RedisStreamsQueue(WorkQueue):
             "seal",
             group=group,
             retention_ms=self.config.retention_ms,
-            notify=" ".join(notify),
+            notify=" ".join(sorted(notify)),
             **{
                 f"then_{name}": value
                 for name, value in stored._asdict().items()

@@ -110,11 +110,8 @@ class RedisSchedules(Schedules):
         item = self._item(job, {"schedule": name}, by, reason)
         [status] = await self._run([item])
         if status == b"full":
-            raise QueueFull(
-                f"queue {self._connection.config.queue} has reached its limit of "
-                f"{self._connection.config.max_backlog} waiting jobs",
-                hint="add workers, wait, or raise max_backlog",
-            )
+            config = self._connection.config
+            raise QueueFull(config.queue, config.max_backlog)
         if status not in (b"created", b"exists"):
             raise self._refusal(item[1], status)
         return bool(status == b"created")

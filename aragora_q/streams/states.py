@@ -20,7 +20,7 @@ def seconds(value: Any) -> float | None:
 
 
 def paused(value: Any) -> Paused | None:
-    """Return who paused something, kept as JSON, and when; None if nobody did."""
+    """Return who paused something, kept as JSON, and when; None if it is not paused."""
     if not value:
         return None
     found = json_object(value if isinstance(value, bytes) else str(value).encode())

@@ -160,8 +160,9 @@ def look_up(webhook: WebhookConfig) -> list[Found]:
         address = _unwrapped(ip_address(str(target[0]).partition("%")[0]))
         is_allowed = any(address in network for network in networks)
         if not (_is_public(address) or is_allowed):
-            named = "" if host == str(address) else f"{host} leads to "
-            raise NotSent(f"refused: {named}{address} is neither public nor in allow_networks")
+            is_name = host != str(address)
+            named = f"{host} leads to {address}, which" if is_name else str(address)
+            raise NotSent(f"refused: {named} is neither public nor in allow_networks")
     return list(dict.fromkeys(found))
 
 

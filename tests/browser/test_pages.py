@@ -18,7 +18,7 @@ PAGES = [
     "/jobs/running", "/jobs/held", "/groups", "/groups/nightly", "/groups/cities", "/groups/cities/table",
     "/groups/cities/compare", "/groups/cities/eval",
     "/workers", "/money", "/schedules", "/schedules/report", "/webhooks", "/webhooks/ops",
-    "/failed", "/held", "/new", "/login", "/no-such-page", "/jobs/long-completed",
+    "/changes", "/failed", "/held", "/new", "/login", "/no-such-page", "/jobs/long-completed",
 ]  # fmt: skip
 HOSTILE = [f"/jobs/{name}-{end}" for name in TEXTS for end in ("failed", "completed")]
 
@@ -79,6 +79,17 @@ def test_a_page_is_for_all(full_desk, window, address):
     assert window.too_wide() == []
 
 
+def test_the_header_fits_one_line(full_desk, window):
+    """At 1,280 pixels, all pages that an operator can choose stand beside the queue and the login."""
+    window.open("/")
+    top = window.page.locator(".top")
+    lines = {
+        round(each.bounding_box()["y"] + each.bounding_box()["height"] / 2)
+        for each in (*top.locator("nav a").all(), top.locator(".brand"), top.locator(".actor"))
+    }
+    assert max(lines) - min(lines) < 8, lines
+
+
 def test_no_text_is_executed_or_breaks_a_page(full_desk, new_window):
     """Even without content policy, script in any text of a job, a label, a worker or an event stays text."""
     window = new_window(full_desk.address, state=full_desk.state(Role.OPERATOR), bypass_csp=True)
@@ -86,7 +97,7 @@ def test_no_text_is_executed_or_breaks_a_page(full_desk, new_window):
     for address in (
         *HOSTILE, "/", "/jobs", "/groups", f"/groups/{LABEL.replace('/', '%2F')}", "/jobs/waiting",
         "/jobs/many-1", "/schedules", "/schedules/report", "/webhooks", "/webhooks/ops",
-        "/workers", "/failed", "/held", f"/new?group={LABEL}", f"/jobs?tag={LABEL}",
+        "/changes", "/workers", "/failed", "/held", f"/new?group={LABEL}", f"/jobs?tag={LABEL}",
     ):  # fmt: skip
         window.open(address)
         assert window.page.evaluate("window.ran") is None, address
@@ -94,6 +105,7 @@ def test_no_text_is_executed_or_breaks_a_page(full_desk, new_window):
         assert window.too_wide() == [], address
     for address in (
         "/", "/groups", "/workers", "/jobs/waiting", "/jobs/many-1", "/schedules", "/webhooks", "/webhooks/ops",
+        "/changes",
     ):  # fmt: skip
         window.open(address)
         assert "onerror" in window.page.locator("main").inner_text(), address

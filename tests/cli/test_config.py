@@ -86,6 +86,7 @@ def test_check_builds_the_executor(run_cli, tmp_path, text, message):
     (tmp_path / "aragora-q.toml").write_text(text)
     ended = run_cli("config", "check")
     assert (ended.code, message in ended.err) == (78, True), ended.err
+    assert ended.out == "", "nothing says `valid` before an error"
     assert "the settings are valid, but a worker would not start here" in ended.err
     only = run_cli("config", "check", "--settings-only")
     assert (only.code, only.err) == (0, ""), "a host that only enqueues needs no keys and programs"

@@ -154,6 +154,37 @@ def test_a_debate_that_was_cancelled(leave, run_cli, on_queue, key):
     assert found["receipt"]["cost_usd"] > 0
 
 
+def test_who_cancelled_a_job(run_cli, on_queue, key):
+    """A receipt says who cancelled the job, and why: also `verify`, first. An earlier cancel, from before a
+    requeue, is not taken for the one that ended it.
+    """
+
+    async def cancel(harness, **who):
+        if await harness.queue.get_job(ID) is None:
+            await harness.enqueue_payload(ID, {"n": 1})
+        else:
+            await harness.queue.requeue([ID])
+        await harness.queue.cancel(ID, **who)
+
+    def cancelled(**who):
+        on_queue(lambda harness: cancel(harness, **who))
+        found = run_cli("receipt", ID)
+        assert run_cli("receipt", ID).out == found.out  # the same bytes each time
+        facts = found.object["receipt"]
+        shown = run_cli("receipt", "verify", "-", stdin=found.out)
+        assert shown.code == 0
+        return facts["cancelled_by"], facts["cancelled_reason"], shown.lines[0]
+
+    shown = "degraded   cancelled: the job was cancelled"
+    assert cancelled(by="ann@host", reason="the wrong \u001b model") == (
+        "ann@host",
+        "the wrong \u001b model",
+        f"{shown} by ann@host: the wrong \\u001b model",
+    )
+    assert cancelled(by="bob@host") == ("bob@host", None, f"{shown} by bob@host")
+    assert cancelled() == (None, None, shown)
+
+
 def test_a_job_that_has_not_ended(run_cli, on_queue):
     """Pending, running and requeued jobs have none: exit code 75, and how to wait."""
 

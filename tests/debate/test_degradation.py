@@ -120,11 +120,20 @@ async def test_no_vote(degraded):
 
 
 async def test_a_failed_debate_without_a_result(degraded):
-    """All that is known is why, and which seats dropped out."""
+    """All that is known is why: no seat is left."""
     gone = failing(PermanentError("401"), Propose)
     found = await degraded(dict.fromkeys(THREE, gone))
     assert found["failed"].startswith("the job failed: ")
     assert "partial" not in found
+
+
+def test_seats_that_dropped_out_of_a_debate_without_a_result():
+    """Which and why, as far as the journal knows."""
+    payload = create_debate_job("Tea or coffee?", THREE, rounds=0).payload
+    job = Job(payload, id="job", status=JobStatus.FAILED, error="out of time")
+    calls = read_calls({"dropped/1": {"why": "404: no such model"}}, None)
+    found = [each for each in degradations(job, calls) if each.code == "dropped"]
+    assert found == [("dropped", "bob dropped out: 404: no such model")]
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,8 @@ SHOWS = {
     ],
     "docs/schedules.md": [
         r"^next +Mon .* 06:00 CES?T",
-        r"^weekly-risks@\d+-run$",
-        r"^weekly-risks +active .* none yet",
+        r"^weekly-risks@\d+-run enqueued$",
+        r"^weekly-risks +not loaded .* none yet",
         r"^weekly-risks +paused +on resume +completed",
         r"^weekly-risks: paused by .*: holidays$",
         r"^weekly-risks is resumed; next: Mon ",

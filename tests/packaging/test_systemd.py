@@ -171,8 +171,9 @@ def test_console_serves(debian_container, redis):
 
 
 def test_worker_has_the_secrets_of_webhooks(debian_container, redis):
-    """A secret that only root can read reaches the worker by LoadCredential, and its messages verify: for the end
-    of a job, and of that of a schedule, which `aragora-q-reap` enqueues. Other users of the host see no secret.
+    """A secret that only root can read reaches the worker by LoadCredential, and its messages verify: for the
+    end of a job, and of that of a schedule, which `aragora-q-reap` enqueues. Other users of the host see no
+    secret.
     """
     [receiver] = (each for each in blocks("docs/webhooks.md") if each.text.startswith("# plain.py"))
     debian_container("mkdir -p /root/receiver; cat > /root/receiver/plain.py", input=receiver.text)
@@ -202,11 +203,13 @@ notify = ["ops"]
 TOML
         export REDISCLI_AUTH='correct horse'
         redis-cli HSET aragora:queue:debates:schedules next:nightly {due}000 last:nightly {due - 3600}000
+        systemctl stop {WORKER}
         systemctl start aragora-q-reap
+        test "$(redis-cli EXISTS aragora:queue:debates:job:nightly@{due})" = 1
         mkdir -p /run/systemd/system/{WORKER}.service.d
         printf '[Service]\\nLoadCredential=webhook-ops:aragora-q.webhook-ops\\n' \
           > /run/systemd/system/{WORKER}.service.d/webhooks.conf
-        systemctl daemon-reload; systemctl restart {WORKER}"""
+        systemctl daemon-reload; systemctl start {WORKER}"""
     )
     try:
         enqueue = "enqueue 'Is it signed?' --agents demo:bold,demo:careful --rounds 1 --quiet"

@@ -102,6 +102,33 @@ async def test_a_command_on_many_jobs_is_one_change(harness):
     ]
 
 
+async def test_a_job_is_named_and_counted_once(harness):
+    """A command that is repeated within 10 seconds has the same jobs, not more; the latest time counts."""
+    for job_id in ("a", "b"):
+        await harness.enqueue(job_id)
+    for ids in (["a"], ["a", "b"], ["b"]):
+        await harness.queue.cancel_many(ids)
+        await harness.queue.requeue(ids, by="ann", reason="once more")
+    assert await changes(harness) == [("requeue", "", 2, ("a", "b"))]
+
+
+async def test_ids_fit_a_narrow_line(harness):
+    """As many ids as fit, each whole; the only one is always there."""
+    ids = ["long-" * 10, *(f"nightly@17959360{n}0" for n in range(2))]
+    for job_id in ids:
+        await harness.enqueue(job_id)
+    await harness.queue.hold_many(ids[:1], **ANN)
+    await harness.queue.cancel_many(ids[1:], **ANN)
+    await harness.queue.cancel_many(ids[:1], by="bob")
+    await harness.queue.purge_many(ids, **ANN)
+    assert [each.what for each in await harness.queue.changes()] == [
+        "purge 3 jobs",
+        f"cancel 1 job: {ids[0]}",
+        f"cancel 2 jobs: {ids[1]}, …",
+        f"hold 1 job: {ids[0]}",
+    ]
+
+
 async def test_what_differs_is_another_change(harness):
     """Another reason, another verb in between, or more than 10 seconds: not counted together."""
     for job_id in ("a", "b", "c", "d"):
@@ -137,6 +164,15 @@ async def test_groups(harness):
     for name in ("sealed", "group_cancelled", "cancelled"):
         assert (told[name]["by"], told[name]["reason"]) == ("ann", "why")
     assert told["sealed"]["group"] == told["group_cancelled"]["group"] == "g"
+
+
+async def test_a_group_without_live_jobs(harness):
+    """Its cancel is a change, too: the group takes no more jobs."""
+    await harness.enqueue("a", group="g")
+    await harness.queue.cancel("a")
+    await harness.queue.cancel_group("g", **ANN)
+    [change] = await harness.queue.changes()
+    assert (change.what, change.by, change.reason) == ("cancel group g", "ann", "why")
 
 
 async def test_pause_and_resume(harness):

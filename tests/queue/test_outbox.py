@@ -590,3 +590,20 @@ async def test_settling_what_was_never_claimed_changes_nothing(webhook_harness):
     assert await _settle(harness, replace(waiting, attempts=3), "retry") == "settled"
     assert await _settle(harness, replace(waiting, id="1-1"), "ok") == "settled"
     assert (await _state(harness)).failures == 0
+
+
+async def test_the_state_of_a_full_outbox_is_read_in_few_commands(webhook_harness):
+    """Of MAX_OUTBOX messages the oldest is found among those due first, and among those tried most often."""
+    harness = webhook_harness
+    await _end_jobs(harness, "a")
+    [delivery] = await _claim(harness)
+    outbox = harness.keys.outbox("ops")
+    later = round(delivery.at * 1000) + 1
+    harness.redis.zadd(outbox, {f"{later + n}-1": later + n for n in range(MAX_OUTBOX - 1)})
+    for due in (1, later + 2 * MAX_OUTBOX):
+        harness.redis.zadd(outbox, {delivery.id: due})
+        calls_before = harness.redis.info("commandstats").get("cmdstat_hmget", {}).get("calls", 0)
+        assert (await _state(harness)).oldest_at == delivery.at
+        calls = harness.redis.info("commandstats")["cmdstat_hmget"]["calls"] - calls_before
+        assert calls < 300
+    harness.redis.zremrangebyscore(outbox, later, later + MAX_OUTBOX)  # these have no data

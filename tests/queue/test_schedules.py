@@ -87,6 +87,28 @@ async def test_changes_of_a_schedule_are_events(harness):
     ]
 
 
+async def test_what_operators_do_with_a_schedule_is_listed(harness):
+    """Each call that changes something is one change, with who and why; a time that is due is none."""
+    schedules = harness.queue.schedules
+    await schedules.enqueue([tick()])
+    for _ in range(2):
+        await schedules.pause("nightly", by="ann@host", reason="too dear")
+    await schedules.resume("nightly", by="bob@host")
+    for _ in range(2):
+        await schedules.run(
+            "nightly", Job({}, id="nightly@1-run"), by="cat@host", reason="missed it"
+        )
+    await schedules.forget("nightly", by="dan@host")
+    found = [(each.verb, each.by, each.reason, each.ids) for each in await harness.queue.changes()]
+    assert found == [
+        ("forget", "dan@host", "", ()),
+        ("run", "cat@host", "missed it", ("nightly@1-run",)),
+        ("resume", "bob@host", "", ()),
+        ("pause", "ann@host", "too dear", ()),
+    ]
+    assert {each.subject for each in await harness.queue.changes()} == {"schedule:nightly"}
+
+
 async def test_a_full_queue_keeps_the_time(harness):
     """Nothing changes, so that the time is tried again; then it is enqueued."""
     harness.queue.config = harness.queue.connection.config = harness.queue.config.model_copy(

@@ -19,6 +19,7 @@ async def console(harness):
     """A console whose roles are Redis users, on a queue with jobs, budgets and accounts."""
     await fill(harness.queue, await worker(harness.queue))
     await harness.queue.schedules.pause("old")
+    await harness.queue.outbox.disable("old")
     gates = Gates(harness, {"month": {"limit_usd": 10, "window": "month"}})
     await gates.acquire(new_call("c1", 2.0), Job({}, id="j1", group="nightly"))
     for name in USERS.values():
@@ -74,6 +75,7 @@ async def test_each_role_has_the_rights_that_its_pages_need(harness, console):
         ("/schedules/old/forget", {"confirmed": "1"}),
         ("/webhooks/w/disable", {}), ("/webhooks/w/enable", {}),
         ("/webhooks/w/redeliver", {"id": "1-1", "confirmed": "1"}),
+        ("/webhooks/old/forget", {"confirmed": "0"}),
         ("/providers/pause", {"name": "acme"}), ("/providers/resume", {"name": "acme"}),
         ("/budgets/set", {"name": "month", "limit_usd": "5"}), ("/budgets/reset", {"name": "month"}),
     ]:  # fmt: skip

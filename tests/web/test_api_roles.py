@@ -15,7 +15,8 @@ READS = [
     "/jobs", "/jobs?group=g&since=1h", "/jobs/d", "/jobs/d?wait=0.01", "/jobs/d/debate", "/jobs/c/receipt",
     "/groups", "/groups/g",
     "/groups/g/table", "/groups/g/comparison", "/groups/g/evaluation",
-    "/schedules", "/schedules/s", "/webhooks", "/webhooks/w/deliveries",
+    "/schedules", "/schedules/s", "/webhooks", "/webhooks/w",
+    "/webhooks/w/deliveries",
     "/stats", "/workers", "/spend", "/providers", "/budgets", "/budgets/day",
     "/changes", "/changes?since=1h&limit=5",
 ]  # fmt: skip
@@ -41,6 +42,7 @@ CHANGES = [
     (Role.OPERATOR, "POST", "/webhooks/w/enable", {}),
     (Role.OPERATOR, "POST", "/webhooks/w/redeliver", {"ids": ["1-1"]}),
     (Role.OPERATOR, "POST", "/webhooks/w/redeliver", {"failed": True}),
+    (Role.OPERATOR, "POST", "/webhooks/old/forget", {}),
     (Role.OPERATOR, "POST", "/pause", {}),
     (Role.OPERATOR, "POST", "/resume", {}),
     (Role.OPERATOR, "POST", "/providers/openai/pause", {}),
@@ -66,6 +68,7 @@ async def console(own_server):
         debate = Job(DEBATE, id="d", group="g")
         await console.roles[Role.PRODUCER].queue.enqueue(debate)
         await console.roles[Role.OPERATOR].queue.schedules.pause("old")
+        await console.roles[Role.OPERATOR].queue.outbox.disable("old")
         await console.roles[Role.PRODUCER].queue.enqueue(Job(DEBATE, id="c"))
         await console.roles[Role.OPERATOR].queue.cancel("c")
         yield console

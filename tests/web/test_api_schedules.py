@@ -18,7 +18,7 @@ SETTINGS = {
 BY = f"alice from {ADDRESS}"
 VERBS = [
     "schedules/{}/run", "schedules/{}/pause", "schedules/{}/resume", "schedules/{}/forget",
-    "webhooks/{}/enable", "webhooks/{}/disable",
+    "webhooks/{}/enable", "webhooks/{}/disable", "webhooks/{}/forget",
 ]  # fmt: skip
 
 
@@ -82,6 +82,8 @@ async def test_webhooks_and_their_messages(api, harness):
     [found] = answer.json()["webhooks"]
     assert (found["name"], found["state"], found["host"]) == ("ops", "failing", "hooks.example.com")
     assert (found["waiting"], found["failures"], found["last_error"]) == (1, 1, "500 oops")
+    assert (await api.get("/webhooks/ops")).json() == found
+    assert (await api.get("/webhooks/none")).status_code == 404
     [message] = (await api.get("/webhooks/ops/deliveries")).json()["deliveries"]
     assert message["id"] == delivery.id
     assert (message["kind"], message["subject"], message["event"]) == ("job", "j1", "cancelled")
@@ -117,6 +119,27 @@ async def test_enable_disable_and_redeliver(api, harness):
     }
     for body in ({}, {"ids": ["1-1"], "failed": True}, {"ids": []}, {"failed": "x"}):
         assert (await api.post("/webhooks/ops/redeliver", json=body)).status_code == 422, body
+
+
+async def test_a_webhook_is_forgotten(api, harness):
+    """Its messages go, too, and the change names who did it; one that the console has is refused."""
+    assert (await api.post("/webhooks/ops/forget")).status_code == 422
+    queue = harness.other_client(webhooks={"old": SETTINGS["webhooks"]["ops"]})
+    await queue.enqueue(Job({}, id="j1", notify=("old",)))
+    await queue.cancel("j1")
+    [delivery] = await queue.outbox.deliveries(["old"], 10)
+    other = {"ids": [delivery.id]}
+    sent = await api.post("/webhooks/ops/redeliver", json=other)  # of another webhook
+    assert sent.json() == {"results": [{"id": delivery.id, "result": "unknown"}]}
+    assert (await api.post("/webhooks/old/redeliver", json=other)).json() == {
+        "results": [{"id": delivery.id, "result": "waiting"}]
+    }
+    forgotten = await api.post("/webhooks/old/forget", json={"reason": "renamed"})
+    assert forgotten.json() == {"name": "old", "forgotten": True}
+    assert not harness.redis.exists(harness.keys.delivery(delivery.id))
+    change = (await api.get("/changes")).json()["changes"][0]
+    assert (change["verb"], change["by"], change["reason"]) == ("forget", BY, "renamed")
+    assert (await api.post("/webhooks/old/forget")).status_code == 404
 
 
 async def test_unknown_names(api):

@@ -50,6 +50,9 @@ async def test_a_new_stream_begins_with_the_next_event(feed, harness):
         "group": "g",
         "tenant": "t",
         "tags": {},
+        "subject": None,
+        "by": None,
+        "reason": None,
     }
     assert reader.last_event_id == messages[2]["event_id"]
 

@@ -37,6 +37,19 @@ async def ends(harness, console):
     return end
 
 
+@pytest.fixture
+async def queue_of_old(harness):
+    """Ends jobs that report to the webhook `old`, which the console does not have; returns what waits."""
+    queue = harness.other_client(webhooks={"old": HOOKS["ops"]})
+
+    async def end(*ids):
+        await queue.enqueue_many([Job({}, id=each, notify=("old",)) for each in ids])
+        await queue.cancel_many(ids)
+        return await queue.outbox.deliveries(["old"], 100)
+
+    return end
+
+
 async def attempt(queue, result, answer="", delay_seconds=60.0):
     """Try to deliver what is due to `ops`, with this result."""
     claimed = await queue.outbox.claim([ClaimRequest("ops", 10, 30.0)])
@@ -104,7 +117,10 @@ async def test_messages_are_sent_again_once_that_is_confirmed(harness, operator,
     assert "2 messages to be sent again." in page.words
     assert (await harness.queue.outbox.states(["ops"])).states["ops"].waiting == 2
     page = await operator.done("/webhooks/ops/redeliver", id=[ids[0], "1-9"], confirmed="2")
-    assert "1 message waited already, due now; 1 message not kept any more." in page.words
+    assert (
+        "1 message waited already, due now; 1 message not of this webhook, or not kept any more."
+        in page.words
+    )
 
 
 async def test_all_that_failed_are_sent_again(harness, operator, ends):
@@ -139,8 +155,53 @@ async def test_a_webhook_that_is_not_configured_here(harness, operator):
     assert "not configured here" in page.words
     await operator.done("/webhooks/old/enable")
     assert (await operator.get("/webhooks/none")).status == 404
-    for verb in ("enable", "disable", "redeliver"):
+    for verb in ("enable", "disable", "forget", "redeliver"):
         assert (await operator.post(f"/webhooks/none/{verb}")).status == 404
+
+
+async def test_a_webhook_is_forgotten_once_that_is_confirmed(harness, operator, queue_of_old):
+    """The page asks, with the number of messages that wait; if more wait since, it asks again."""
+    [delivery] = await queue_of_old("j1")
+    page = await operator.get("/webhooks/old")
+    assert 'action="/webhooks/old/forget"' in page.text
+    asked = await operator.post("/webhooks/old/forget", reason="renamed")
+    assert asked.status == 200
+    assert "1 message waiting for it will never be sent" in asked.words
+    assert "aragora-q webhook forget old --reason renamed" in asked.words
+    await queue_of_old("j2")
+    grown = await operator.post("/webhooks/old/forget", asked.fields("/webhooks/old/forget"))
+    assert grown.status == 409
+    assert "2 messages waiting by now, not 1: nothing is deleted." in grown.words
+    assert (await harness.queue.outbox.states(["old"])).states["old"].waiting == 2
+    page = await operator.done(
+        "/webhooks/old/forget", grown.fields("/webhooks/old/forget"), reason="renamed"
+    )
+    assert "Webhook old is forgotten." in page.words
+    assert await harness.queue.outbox.known() == set()
+    assert not harness.redis.exists(harness.keys.delivery(delivery.id))
+    [change, *_] = await harness.queue.changes()
+    assert (change.verb, change.subject, change.by, change.reason) == (
+        "forget", "webhook:old", BY, "renamed",
+    )  # fmt: skip
+    assert (await operator.post("/webhooks/old/forget", confirmed="1")).status == 404
+
+
+async def test_a_webhook_that_is_configured_here_is_not_forgotten(harness, operator, ends):
+    """Its messages would be sent: nothing is deleted, and the page says what to do."""
+    await ends("j1")
+    assert 'action="/webhooks/ops/forget"' not in (await operator.get("/webhooks/ops")).text
+    answer = await operator.post("/webhooks/ops/forget", confirmed="1")
+    assert answer.status == 422
+    assert "is configured here" in answer.words
+    assert (await harness.queue.outbox.states(["ops"])).states["ops"].waiting == 1
+
+
+async def test_messages_of_another_webhook_are_not_sent_again(harness, operator, queue_of_old):
+    """An id of another webhook is not found on this one's page, and its message stays as it is."""
+    [delivery] = await queue_of_old("j1")
+    page = await operator.done("/webhooks/ops/redeliver", id=delivery.id, confirmed="1")
+    assert "1 message not of this webhook, or not kept any more." in page.words
+    assert not [each for each in await harness.queue.changes() if each.verb == "redeliver"]
 
 
 async def test_a_viewer_reads_and_does_nothing(console, ends):
@@ -151,7 +212,7 @@ async def test_a_viewer_reads_and_does_nothing(console, ends):
         page = await viewer.get(address)
         assert page.status == 200
         assert "<button class=" not in page.text.replace('<button type="button"', "")
-    for verb in ("enable", "disable", "redeliver"):
+    for verb in ("enable", "disable", "forget", "redeliver"):
         assert (await viewer.post(f"/webhooks/ops/{verb}", id="1-1")).status == 403
 
 

@@ -42,7 +42,9 @@ def socket_form(address):
 def test_other_addresses_are_refused(monkeypatch, address):
     """This host, private networks, metadata services, multicast, and IPv6 forms that lead to any of these."""
     resolve_to(monkeypatch, address)
-    with pytest.raises(NotSent, match=" leads to .* is neither public nor in allow_networks"):
+    with pytest.raises(
+        NotSent, match=" leads to .*, which is neither public nor in allow_networks"
+    ):
         look_up(webhook())
 
 

@@ -195,14 +195,16 @@ def test_a_receiver_that_takes_nothing(receiver, tmp_path):
     assert time.monotonic() - began < 2
 
 
-def test_a_receiver_that_takes_a_byte_a_second(receiver, tmp_path):
-    """Likewise."""
+@pytest.mark.parametrize(("most_bytes", "pause_seconds"), [(1000, 0.05), (100_000, 0.01)])
+def test_a_receiver_that_takes_little_at_a_time(receiver, tmp_path, most_bytes, pause_seconds):
+    """Likewise, whether one piece of the message takes too long, or only all of them together."""
     target = receiver()
 
     def sip(connection):
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        while connection.recv(1000):
-            time.sleep(0.05)
+        if most_bytes < 10_000:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        while connection.recv(most_bytes):
+            time.sleep(pause_seconds)
 
     target._receive = sip
     began = time.monotonic()

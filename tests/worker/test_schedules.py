@@ -135,6 +135,15 @@ async def test_times_of_an_outage_are_missed(harness, caplog):
     assert (line.levelname, line.schedule, line.missed) == ("WARNING", "nightly", 1)
 
 
+@pytest.mark.parametrize(("seconds", "expected"), [(500, 1), (605, 0)])
+async def test_ten_minutes_are_not_late(harness, seconds, expected):
+    """A time that passed up to ten minutes ago is enqueued, whatever `catch_up` is; then it is missed."""
+    at = minute_before(harness.redis, seconds)
+    promise(harness, at)
+    assert (await scheduler(harness, nightly=daily(at)).step())[0] == expected
+    assert (await schedule_state(harness)).missed == 1 - expected
+
+
 async def test_the_last_time_of_an_outage_is_enqueued_late(harness):
     """With `catch_up = "last"`, the newest of the times that passed; the others are missed."""
     now = now_ms(harness.redis)

@@ -2,9 +2,11 @@
 -- Put messages in their outbox again, or make those that wait there due now.
 -- include: groups
 -- keys: webhooks labels changes
--- args: by reason
+-- args: webhook by reason
 -- each delivery: id
 -- returns: per delivery: redelivered | waiting (it is due now) | full | unknown
+--
+-- With `webhook`, messages of others are unknown.
 
 local results, redelivered = {}, {}  -- ids by webhook
 
@@ -12,6 +14,7 @@ for n = 1, items do
   local id = item(n)
   local delivery = queue_prefix .. 'delivery:' .. id
   local name = read(delivery, 'webhook').webhook
+  if webhook ~= '' and name ~= webhook then name = nil end
   local outbox = queue_prefix .. 'outbox:' .. (name or '')
   local size = name and redis.pcall('ZCARD', outbox)
   if type(size) ~= 'number' then

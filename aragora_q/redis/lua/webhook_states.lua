@@ -7,15 +7,18 @@
 -- returns: now, then per webhook: messages that wait, since when the one waits that waits the longest (-1: none), and
 -- what `webhooks` holds: failures, last_ok_at, error, error_at, disabled
 
--- When the message that waits the longest was put in an outbox. The order there is by due time, so each id, which begins
--- with the time of its message, is read: MAX_OUTBOX at most. A message that is sent again waits since then.
+-- When the message that waits the longest was put in an outbox. The order there is by due time: those that were not
+-- tried yet come in the order of their times, and those that were tried most often, the oldest, come last. So it is
+-- looked for among the first and the last of them. A message that is sent again waits since then.
 local function oldest_in(outbox)
   local oldest = math.huge
-  for _, id in ipairs(redis.call('ZRANGE', outbox, '0', '-1')) do
-    local at = entry_ms(id) or now
-    if at < oldest then
-      local queued_at = read(queue_prefix .. 'delivery:' .. id, 'queued_at').queued_at
-      oldest = math.min(oldest, parse_int(queued_at) or at)
+  for _, range in ipairs({{'0', '99'}, {'-100', '-1'}}) do
+    for _, id in ipairs(redis.call('ZRANGE', outbox, unpack(range))) do
+      local at = entry_ms(id) or now
+      if at < oldest then
+        local queued_at = read(queue_prefix .. 'delivery:' .. id, 'queued_at').queued_at
+        oldest = math.min(oldest, parse_int(queued_at) or at)
+      end
     end
   end
   return oldest

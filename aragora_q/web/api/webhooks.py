@@ -27,6 +27,7 @@ from aragora_q.webhook_views import (
     WebhookJson,
     delivery_ids,
     delivery_json,
+    forget_webhook,
     read_webhook,
     read_webhooks,
     webhook_json,
@@ -55,8 +56,18 @@ class SwitchedWebhook(TypedDict):
     changed: bool
 
 
+class ForgottenWebhook(TypedDict):
+    """A webhook whose state and messages were to be deleted. `forgotten` false: there were none any more."""
+
+    name: str
+    forgotten: bool
+
+
 class Redelivered(TypedDict):
-    """What became of a message: `redelivered`, `waiting` (it is due now), `full` (the outbox) or `unknown`."""
+    """What became of a message: `redelivered`, `waiting` (it is due now), `full` (the outbox) or `unknown`.
+
+    `unknown`: it is not kept any more, or is of another webhook.
+    """
 
     id: str
     result: str
@@ -86,6 +97,13 @@ async def list_webhooks(access: Viewer) -> Response:
     """List webhooks, as `webhook list`. Of an address only the host is shown."""
     rows, _ = await read_webhooks(access.queue.outbox, access.console.config)
     return answer({"webhooks": [webhook_json(row) for row in rows]})
+
+
+@router.get("/webhooks/{name}", response_model=WebhookJson, responses=described())
+async def get_webhook(access: Viewer, name: str) -> Response:
+    """Return a webhook, as in the list."""
+    row, _ = await read_webhook(access.queue.outbox, access.console.config, name)
+    return answer(webhook_json(row))
 
 
 @router.get("/webhooks/{name}/deliveries", response_model=Deliveries, responses=described())
@@ -119,6 +137,16 @@ async def disable_webhook(access: Operator, name: str, because: Reason) -> Respo
     return answer({"name": name, "enabled": False, "changed": changed})
 
 
+@router.post("/webhooks/{name}/forget", response_model=ForgottenWebhook, **takes_reason())
+async def forget(access: Operator, name: str, because: Reason) -> Response:
+    """Delete all that is kept of a webhook that no configuration has any more; 422 if the console's has it."""
+    outbox = access.queue.outbox
+    row, _ = await read_webhook(outbox, access.console.config, name)
+    access.log_action("webhook forget", [name], because.reason)
+    changed = await forget_webhook(outbox, row, by=access.actor.by, reason=because.reason)
+    return answer({"name": name, "forgotten": changed})
+
+
 @router.post(
     "/webhooks/{name}/redeliver",
     response_model=ManyRedelivered,
@@ -137,6 +165,6 @@ async def redeliver(
     await read_webhook(outbox, access.console.config, name)
     ids = body.ids or await delivery_ids(outbox, name, "failed")
     access.log_action("webhook redeliver", ids, body.reason)
-    results = await outbox.redeliver(ids, by=access.actor.by, reason=body.reason)
+    results = await outbox.redeliver(ids, webhook=name, by=access.actor.by, reason=body.reason)
     access.log_changed(sum(each in ("redelivered", "waiting") for each in results))
     return answer({"results": [{"id": i, "result": r} for i, r in zip(ids, results, strict=True)]})

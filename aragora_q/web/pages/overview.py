@@ -47,8 +47,6 @@ PLACES = {
     "schedules": ("/schedules", "schedules"),
     "webhooks": ("/webhooks", "webhooks"),
     "failed": ("/failed", "failed jobs"),
-    "schedules": ("/schedules", "schedules"),
-    "webhooks": ("/webhooks", "webhooks"),
 }
 """Addresses and names of links, by what a warning is about."""
 

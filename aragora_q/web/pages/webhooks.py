@@ -17,19 +17,26 @@ from aragora_q.web.access import Operator, Viewer
 from aragora_q.web.pages.confirming import Confirmation, Question
 from aragora_q.web.pages.forms import Form
 from aragora_q.web.pages.rendering import redirect, render
-from aragora_q.webhook_views import delivery_ids, read_webhook, read_webhooks
+from aragora_q.webhook_views import (
+    WebhookRow,
+    delivery_ids,
+    forget_webhook,
+    read_webhook,
+    read_webhooks,
+)
 
 router = APIRouter()
 
+PAGE = "/webhooks"
 DELIVERIES_SHOWN = 100
 
 
 @router.get("/webhooks")
 async def list_webhooks(request: Request, access: Viewer) -> Response:
     """Return the page of all webhooks, those with a problem first."""
-    rows, now = await read_webhooks(access.queue.outbox, access.console.config)
+    rows, read = await read_webhooks(access.queue.outbox, access.console.config)
     waiting = sum(row.waiting for row in rows)
-    return render(request, "webhooks.html", now=now, rows=rows, waiting=waiting)
+    return render(request, "webhooks.html", now=read.now, rows=rows, waiting=waiting)
 
 
 @router.get("/webhooks/{name}")
@@ -71,6 +78,42 @@ async def disable_webhook(request: Request, access: Operator, name: str) -> Resp
     return redirect(form.back(_page(name)), f"Webhook {name} {state}.")
 
 
+@router.post("/webhooks/{name}/forget")
+async def forget(request: Request, access: Operator, name: str) -> Response:
+    """Delete state and messages of a webhook that is not configured here, once that is confirmed."""
+    form, outbox = await Form.of(request), access.queue.outbox
+    row, _ = await read_webhook(outbox, access.console.config, name)
+    if not row.is_configured:
+        confirmed = form.number("confirmed")
+        page = Confirmation(request, access, form, PAGE)
+        if confirmed is None:
+            return page.ask(_about_forgetting(row))
+        if row.waiting > confirmed:
+            notice = f"{count(row.waiting, 'message')} waiting by now, not {confirmed:,}: nothing is deleted."
+            return page.ask(_about_forgetting(row), notice, status_code=409)
+    access.log_action("webhook forget", [name], form.reason)
+    await forget_webhook(outbox, row, by=access.actor.by, reason=form.reason)
+    return redirect(PAGE, f"Webhook {name} is forgotten.")
+
+
+def _about_forgetting(row: WebhookRow) -> Question:
+    """Return the question whether the state and the messages of a webhook shall be deleted."""
+    waiting = (
+        f" {count(row.waiting, 'message')} waiting for it will never be sent."
+        if row.waiting
+        else ""
+    )
+    return Question(
+        row.waiting,
+        title=f"Forget webhook {row.name}",
+        text=f"Delete what Redis keeps of webhook {row.name}, also its messages?",
+        label="Forget the webhook",
+        address=f"{_page(row.name)}/forget",
+        command=("webhook", "forget", row.name),
+        warning=f"If the configuration of a worker still has it, it begins again.{waiting}",
+    )
+
+
 @router.post("/webhooks/{name}/redeliver")
 async def redeliver(request: Request, access: Operator, name: str) -> Response:
     """Send checked messages (`id`), or all that were given up (`failed`), again, once that is confirmed."""
@@ -94,7 +137,7 @@ async def redeliver(request: Request, access: Operator, name: str) -> Response:
         notice = f"{grown}: nothing is sent again."
         return page.ask(_about(name, ids, is_all=is_all), notice, status_code=409)
     access.log_action("webhook redeliver", ids, form.reason)
-    results = await outbox.redeliver(ids, by=access.actor.by, reason=form.reason)
+    results = await outbox.redeliver(ids, webhook=name, by=access.actor.by, reason=form.reason)
     return redirect(back, f"{_text(results)}.")
 
 
@@ -122,11 +165,11 @@ def _text(results: Sequence[str]) -> str:
         "redelivered": "to be sent again",
         "waiting": "waited already, due now",
         "full": "not sent again, because too many messages wait",
-        "unknown": "not kept any more",
+        "unknown": "not of this webhook, or not kept any more",
     }
     parts = [f"{count(numbers[each], 'message')} {said[each]}" for each in said if numbers[each]]
     return "; ".join(parts)
 
 
 def _page(name: str) -> str:
-    return f"/webhooks/{quote(name, safe='')}"
+    return f"{PAGE}/{quote(name, safe='')}"

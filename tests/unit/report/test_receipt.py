@@ -51,6 +51,8 @@ def test_the_facts_of_a_job():
     assert found["receipt"] == {
         "attempts": 1,
         "calls": [],
+        "cancelled_by": None,
+        "cancelled_reason": None,
         "cost_usd": None,
         "ended_at": "2026-11-28T03:03:32.500Z",
         "enqueued_at": "2026-11-28T03:02:59.123Z",

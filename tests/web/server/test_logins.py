@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+from json import loads
 
 from support import consoles
 from support.wait import wait_until_sync
@@ -162,3 +163,44 @@ def test_a_listed_proxy_names_the_user(acl_server, start_console):
     assert console.request("POST", "/no-such-page", b"", foreign).status == 403
     assert console.get("/no-such-page").status == 401
     wait_until_sync(lambda: "actor=ann address=203.0.113.7 method=POST" in console.log)
+
+
+def test_nobody_is_named_in_changes_for_another(console, acl_server, start_console):
+    """A token, a login and a proxy's user are named with their address; headers and fields name nobody else."""
+    tokens = console.tokens
+    lie = {
+        "X-Forwarded-User": "eve", "X-Forwarded-For": "6.6.6.6", "X-Real-IP": "6.6.6.6",
+        "Forwarded": "for=6.6.6.6", "X-Forwarded-Groups": "devs", "By": "eve", "X-User": "eve",
+    }  # fmt: skip
+    api = "/api/v1/queues/debates"
+    bearer = {"Authorization": f"Bearer {tokens[Role.OPERATOR]}"}
+    of_api = {**lie, **bearer, "Content-Type": "application/json"}
+    assert console.request("POST", f"{api}/pause", b'{"by": "eve"}', of_api).status == 422
+    assert console.request("POST", f"{api}/pause", b'{"reason": "r1"}', of_api).status == 200
+    cookie = console.post("/login", token=tokens[Role.OPERATOR]).cookie
+    form = b"reason=r2&by=eve&actor=eve&name=eve&to=/"
+    of_page = {**lie, **consoles.FORM, "Cookie": cookie}
+    assert console.request("POST", "/queue/resume?by=eve", form, of_page).status == 303
+    behind = start_console(
+        **consoles.settings(
+            acl_server.urls,
+            ARAGORA_QUEUE_WEB_PROXIES="127.0.0.1",
+            ARAGORA_QUEUE_WEB_PROXY_ROLES="ann=operator, *=operator",
+        )
+    )
+    chain = [("X-Forwarded-For", "6.6.6.6, 203.0.113.7"), *consoles.FORM.items()]
+    for reason, user in (
+        ("r3", "ann"),
+        ("r4", "ann\u202e from 1.1.1.1".encode().decode("latin-1")),
+    ):
+        pairs = [("X-Forwarded-User", user), ("X-Real-IP", "6.6.6.6"), *chain]
+        body = f"reason={reason}&by=eve".encode()
+        path = "/queue/pause" if reason == "r3" else "/queue/resume"
+        assert behind.request("POST", path, body, pairs).status == 303
+    page = console.request("GET", f"{api}/changes?limit=4", headers=bearer).text
+    made = {each["reason"]: each["by"] for each in loads(page)["changes"]}
+    operator = f"the-{Role.OPERATOR} from 127.0.0.1"
+    assert made == {
+        "r1": operator, "r2": operator, "r3": "ann from 203.0.113.7",
+        "r4": "ann? from 1.1.1.1 from 203.0.113.7",
+    }  # fmt: skip

@@ -291,7 +291,8 @@ end
 local SAME_COMMAND_MS = 10000
 
 -- The same for what may take several calls: a command that changes many jobs sends 100 per call. If the operator's last
--- change says the same and is not older than SAME_COMMAND_MS, it is replaced by one that has the jobs of both.
+-- change says the same and is not older than SAME_COMMAND_MS, it is replaced by one that has the jobs of both: a job
+-- that it names already is not added again.
 local function note_changes(verb, subject, ids, by, reason, detail)  -- rare
   if by == '' then return end
   local last
@@ -307,8 +308,10 @@ local function note_changes(verb, subject, ids, by, reason, detail)  -- rare
     note_change(verb, subject, ids, by, reason, detail)
     return
   end
-  local all = {}
-  for id in string.gmatch(last.ids or '', '%S+') do all[#all + 1] = id end
-  for n = 1, math.min(#ids, MAX_CHANGE_IDS) do all[#all + 1] = ids[n] end
-  note_change(verb, subject, all, by, reason, detail, (parse_int(last.count) or 0) + #ids, last.since)
+  local all, named, n_ids = {}, {}, parse_int(last.count) or 0
+  for id in string.gmatch(last.ids or '', '%S+') do all[#all + 1], named[id] = id, true end
+  for _, id in ipairs(ids) do
+    if not named[id] then all[#all + 1], named[id], n_ids = id, true, n_ids + 1 end
+  end
+  note_change(verb, subject, all, by, reason, detail, n_ids, last.since)
 end
