@@ -82,6 +82,9 @@ AUTOMATIC_CAUSES: frozenset[HoldCause] = frozenset({"budget", "provider"})
 
 MAX_HOLD_BY_BYTES = 64
 
+MAX_ERROR_CHARS = 2_000
+"""Longest text of an error, or of a reason, that is kept."""
+
 MAX_REASON_CHARS = 500
 """Longest reason that an operator gives."""
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aragora_q.base import MAX_HOLD_BY_BYTES, MAX_REASON_CHARS
+from aragora_q.base import MAX_ERROR_CHARS, MAX_HOLD_BY_BYTES
 from aragora_q.formats import count
 from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
@@ -125,5 +125,5 @@ def actor(by: str, reason: str) -> dict[str, Any]:
     """Return who changes something and why, as scripts take them: each is cut if it is too long."""
     return {
         "by": actor_name(by),
-        "reason": reason[:MAX_REASON_CHARS].encode(errors="replace"),
+        "reason": reason[:MAX_ERROR_CHARS].encode(errors="replace"),
     }

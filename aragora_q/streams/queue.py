@@ -22,6 +22,7 @@ from aragora_q import codec
 from aragora_q.base import (
     HOLD_CAUSES,
     LIVE,
+    MAX_ERROR_CHARS,
     WORKER_ID_PATTERN,
     EnqueueResult,
     Group,
@@ -70,7 +71,7 @@ from aragora_q.status import JobStatusTracker
 from aragora_q.streams import finding
 from aragora_q.streams.outbox import RedisOutbox
 from aragora_q.streams.schedules import RedisSchedules
-from aragora_q.streams.session import MAX_ERROR_CHARS, RedisWorkerSession
+from aragora_q.streams.session import RedisWorkerSession
 
 DEAD_WORKER_LEASES = 3
 """A worker without a heartbeat for this many leases is removed; its jobs were reclaimed after one."""

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from aragora_q.base import Job
+from aragora_q.base import MAX_ERROR_CHARS, Job
 from aragora_q.changes import actor
 from aragora_q.contracts import (
     Plan,
@@ -25,7 +25,6 @@ from aragora_q.redis import replies
 from aragora_q.redis.connection import Connection
 from aragora_q.redis.scripts import batched
 from aragora_q.streams import states
-from aragora_q.streams.session import MAX_ERROR_CHARS
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import EnqueueFields, EnqueueItem

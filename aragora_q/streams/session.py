@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from aragora_q import codec
-from aragora_q.base import Job, JobStatus
+from aragora_q.base import MAX_ERROR_CHARS, Job, JobStatus
 from aragora_q.changes import actor_name
 from aragora_q.config import QueueConfig
 from aragora_q.contracts import (
@@ -45,7 +45,6 @@ MAX_DEFERRALS = 50
 MAX_DEFERRAL_SECONDS = 6 * 3600
 """Bounds of *retry later* per job; beyond either, the attempt is charged."""
 
-MAX_ERROR_CHARS = 2_000
 MAX_PROGRESS_BYTES = 4_096
 MAX_JOURNAL_BYTES = 4 * 1024 * 1024
 MAX_CHECKPOINTS = 10_000

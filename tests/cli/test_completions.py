@@ -67,7 +67,7 @@ def fish(run_shell, share):
     ("words", "expected"),
     [
         (("enq",), ["enqueue"]),
-        (("re",), ["reap", "requeue", "resume"]),
+        (("re",), ["reap", "receipt", "requeue", "resume"]),
         (("enqueue", "--rou"), ["--rounds"]),
         (("--debug", "enqueue", "--rou"), ["--rounds"]),
         (("--queue", "x", "enqueue", "--rou"), ["--rounds"]),

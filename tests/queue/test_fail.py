@@ -2,10 +2,9 @@
 
 import pytest
 
-from aragora_q.base import Job, JobStatus
+from aragora_q.base import MAX_ERROR_CHARS, Job, JobStatus
 from aragora_q.contracts import Completed, Failed, PurgeResult, Released, Report, Retry
 from aragora_q.redis.keys import BACKSTOP_MS, MAX_DATA_BYTES
-from aragora_q.streams.session import MAX_ERROR_CHARS
 
 PARTIAL = Failed("PermanentError: no vote", b'{"answers":["a\\nb"]}')
 

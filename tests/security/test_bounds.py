@@ -9,12 +9,12 @@ from support import invariants
 from support.queue_harness import QueueHarness
 from support.wait import wait_until
 
-from aragora_q.base import Job
+from aragora_q.base import MAX_ERROR_CHARS, Job
 from aragora_q.config.settings import MAX_DATA_BYTES, QueueConfig
 from aragora_q.contracts import Completed, Failed, Report, Retry
 from aragora_q.errors import InvalidPayload, PermanentError, RedisUnreachable, UnsupportedServer
 from aragora_q.redis.keys import LUA_CONSTANTS
-from aragora_q.streams.session import MAX_ERROR_CHARS, MAX_PROGRESS_BYTES
+from aragora_q.streams.session import MAX_PROGRESS_BYTES
 from aragora_q.worker.debate_worker import DebateWorker
 
 
@@ -90,7 +90,7 @@ async def test_results(harness):
 
 async def _enqueue_unchecked(harness, *fields):
     """The script's reply for a job that no client checked; a valid one in the same call must be accepted."""
-    rows = [(*fields, "", "", "", ""), ("sound", b"{}", 0, 0, 3, "", "", "", "")]
+    rows = [(*fields, *[""] * 5), ("sound", b"{}", 0, 0, 3, *[""] * 5)]
     items = [(harness.keys.job(row[0]), row) for row in rows]
     result, sound = await harness.queue.connection.run("enqueue", items, max_backlog=0)
     assert sound == b"created"
