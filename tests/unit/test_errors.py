@@ -38,6 +38,7 @@ ARGUMENTS = {
     "JobNotFound": {"queue": "debates"},
     "RetryLater": {"delay_seconds": 1},
     "NotDurable": {"durability": "fsync"},
+    "QueueFull": {"max_backlog": 9},
     "ScheduleNotFound": {"known": ()},
     "WebhookNotFound": {"known": ()},
 }
