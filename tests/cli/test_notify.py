@@ -128,13 +128,13 @@ def test_a_group_is_sealed_with_webhooks(run_cli, configure, on_queue):
     assert refused.code == 65
     assert "did you mean 'ops'?" in refused.err
     sealed = run_cli("group", "seal", "g", "--notify", "ops,chat")
-    assert sealed.out == "g sealed; 1 live job; reported to: ops, chat\n"
+    assert sealed.out == "g sealed; 1 live job; reported to: chat, ops\n"
     again = run_cli("group", "seal", "g", "--notify", "ops,chat", "--json")
     assert (again.object["sealed"], again.object["notify"]) == (False, ["ops", "chat"])
     other = run_cli("group", "seal", "g", "--notify", "ops")
     assert other.code == 65
     assert "with other webhooks" in other.err
-    assert "notify     ops, chat" in run_cli("group", "show", "g").lines
+    assert "notify     chat, ops" in run_cli("group", "show", "g").lines
 
     async def complete(harness):
         session = await harness.worker()

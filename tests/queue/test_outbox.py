@@ -182,6 +182,9 @@ async def test_a_group_is_sealed_with_one_set_of_webhooks(webhook_harness):
     assert not await harness.queue.seal_group("g")
     with pytest.raises(GroupSealed, match="other webhooks"):
         await harness.queue.seal_group("g", notify=["chat"])
+    await harness.enqueue("b", group="both")
+    assert await harness.queue.seal_group("both", notify=["ops", "chat"])
+    assert not await harness.queue.seal_group("both", notify=["chat", "ops"])  # in any order
     assert (await harness.queue.tracker.get_group("g")).notify == ("ops",)
 
 
