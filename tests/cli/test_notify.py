@@ -130,7 +130,7 @@ def test_a_group_is_sealed_with_webhooks(run_cli, configure, on_queue):
     sealed = run_cli("group", "seal", "g", "--notify", "ops,chat")
     assert sealed.out == "g sealed; 1 live job; reported to: chat, ops\n"
     again = run_cli("group", "seal", "g", "--notify", "ops,chat", "--json")
-    assert (again.object["sealed"], again.object["notify"]) == (False, ["ops", "chat"])
+    assert (again.object["sealed"], again.object["notify"]) == (False, ["chat", "ops"])
     other = run_cli("group", "seal", "g", "--notify", "ops")
     assert other.code == 65
     assert "with other webhooks" in other.err
