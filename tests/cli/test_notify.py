@@ -179,7 +179,7 @@ def test_debates_of_a_sweep_name_webhooks(run_cli, configure, tmp_path):
 
 
 def test_a_fork_names_its_own_webhooks(run_cli, configure):
-    """A debate made from another one has those of its own options and settings, not those of the other."""
+    """A debate made from another one reports to the webhooks of its options and settings, not the other's."""
     assert run_cli("enqueue", "Tea?", *AGENTS, "--id", "a", "--notify", "ops").code == 0
     assert run_cli("enqueue", "--from", "a", "--id", "b").code == 65  # it has no calls yet
     text = lines({"id": "c", "from": "a", "notify": ["chat"]})

@@ -40,7 +40,7 @@ def _server_ms(harness):
 
 
 def test_without_schedules_the_list_says_how_to_add_one(run_cli):
-    """On stderr: there is no data."""
+    """An empty list says so on stderr; stdout stays empty."""
     ended = run_cli("schedule", "list")
     assert (ended.code, ended.out) == (0, "")
     assert "no schedule is configured for queue" in ended.err

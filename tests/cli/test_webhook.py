@@ -90,7 +90,7 @@ def _age(harness, hours):
 
 
 def test_without_webhooks_the_list_says_how_to_add_one(run_cli):
-    """On stderr: there is no data."""
+    """An empty list says so on stderr; stdout stays empty."""
     ended = run_cli("webhook", "list")
     assert (ended.code, ended.out) == (0, "")
     assert (

@@ -320,7 +320,7 @@ def _money(lines, by_kind):
 
 
 def _messages(by_kind, accepted, undone):
-    """Each end of a job that reports it, and of a group, has a message of its own, which was received."""
+    """For each end of a job or group that is reported there is one message, and it was received."""
     ends = Counter(
         (job_id, f"job.{line['event']}")
         for line in by_kind["event"]

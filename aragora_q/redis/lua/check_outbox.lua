@@ -6,7 +6,7 @@
 -- returns: cursor of the next page (0: this was the last), then the ids without data; wrong-type instead of a cursor if
 -- the list is a key of another type
 --
--- `list` is outbox or sent. Of a message that is older than it is kept, the data has expired: that is no problem, because
+-- `list` is outbox or sent. That the data of an old message (DELIVERY_MS) has expired is no problem, because
 -- the next delivery removes it from the list.
 
 local key = queue_prefix .. list .. ':' .. webhook

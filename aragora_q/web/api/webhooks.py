@@ -120,21 +120,22 @@ async def list_deliveries(
 @router.post("/webhooks/{name}/enable", response_model=SwitchedWebhook, **takes_reason())
 async def enable_webhook(access: Operator, name: str, because: Reason) -> Response:
     """Send the messages of a webhook again, those that waited first."""
-    outbox = access.queue.outbox
-    await read_webhook(outbox, access.console.config, name)
-    access.log_action("webhook enable", [name], because.reason)
-    changed = await outbox.enable(name, by=access.actor.by, reason=because.reason)
-    return answer({"name": name, "enabled": True, "changed": changed})
+    return await _switch(access, name, because, enabled=True)
 
 
 @router.post("/webhooks/{name}/disable", response_model=SwitchedWebhook, **takes_reason())
 async def disable_webhook(access: Operator, name: str, because: Reason) -> Response:
     """Send nothing to a webhook until it is enabled; its messages wait."""
+    return await _switch(access, name, because, enabled=False)
+
+
+async def _switch(access: Operator, name: str, because: Reason, *, enabled: bool) -> Response:
     outbox = access.queue.outbox
     await read_webhook(outbox, access.console.config, name)
-    access.log_action("webhook disable", [name], because.reason)
-    changed = await outbox.disable(name, by=access.actor.by, reason=because.reason)
-    return answer({"name": name, "enabled": False, "changed": changed})
+    verb, change = ("enable", outbox.enable) if enabled else ("disable", outbox.disable)
+    access.log_action(f"webhook {verb}", [name], because.reason)
+    changed = await change(name, by=access.actor.by, reason=because.reason)
+    return answer({"name": name, "enabled": enabled, "changed": changed})
 
 
 @router.post("/webhooks/{name}/forget", response_model=ForgottenWebhook, **takes_reason())

@@ -59,22 +59,23 @@ async def show_webhook(request: Request, access: Viewer, name: str) -> Response:
 @router.post("/webhooks/{name}/enable")
 async def enable_webhook(request: Request, access: Operator, name: str) -> Response:
     """Send the messages of a webhook again."""
-    form, outbox = await Form.of(request), access.queue.outbox
-    await read_webhook(outbox, access.console.config, name)
-    access.log_action("webhook enable", [name], form.reason)
-    changed = await outbox.enable(name, by=access.actor.by, reason=form.reason)
-    state = "is enabled" if changed else "was not disabled"
-    return redirect(form.back(_page(name)), f"Webhook {name} {state}.")
+    return await _switch(request, access, name, enabled=True)
 
 
 @router.post("/webhooks/{name}/disable")
 async def disable_webhook(request: Request, access: Operator, name: str) -> Response:
     """Send nothing to a webhook until it is enabled."""
+    return await _switch(request, access, name, enabled=False)
+
+
+async def _switch(request: Request, access: Operator, name: str, *, enabled: bool) -> Response:
     form, outbox = await Form.of(request), access.queue.outbox
     await read_webhook(outbox, access.console.config, name)
-    access.log_action("webhook disable", [name], form.reason)
-    changed = await outbox.disable(name, by=access.actor.by, reason=form.reason)
-    state = "is disabled" if changed else "was already disabled"
+    verb, change = ("enable", outbox.enable) if enabled else ("disable", outbox.disable)
+    access.log_action(f"webhook {verb}", [name], form.reason)
+    changed = await change(name, by=access.actor.by, reason=form.reason)
+    unchanged = "was not disabled" if enabled else "was already disabled"
+    state = f"is {verb}d" if changed else unchanged
     return redirect(form.back(_page(name)), f"Webhook {name} {state}.")
 
 
