@@ -240,9 +240,10 @@ def _packed(command: Command) -> bytes:
     Integers become text first: hiredis crashes if a signal handler raises while it formats one, which is when
     Python runs handlers.
     """
-    name, *args = command
-    texts = [str(arg) if type(arg) is int else arg for arg in args]
-    packed: bytes = hiredis.pack_command((*name.split(), *texts))
+    texts = [str(arg) if type(arg) is int else arg for arg in command]
+    if " " in texts[0]:
+        texts[:1] = texts[0].split()
+    packed: bytes = hiredis.pack_command(tuple(texts))  # type: ignore[arg-type] # of any length
     return packed
 
 

@@ -19,6 +19,9 @@ from redis.asyncio.connection import DefaultParser
 CLOSE_SECONDS = 1.0
 """How long a server may take to agree to the end of a TLS connection."""
 
+MAX_UNASKED_BYTES = 64 * 1024
+"""What a server may send without having been asked. A greeting is kept: it may say why there is no service."""
+
 CLOSED_BY_SERVER = "Connection closed by server."
 
 _INCOMPLETE = object()
@@ -105,9 +108,7 @@ class Wire(asyncio.Protocol):
     def connection_made(self, transport: Any) -> None:
         """Take the transport; asyncio calls this."""
         self._transport = transport
-        transport.set_write_buffer_limits(
-            0
-        )  # so that uvloop sends at once, not after its next poll
+        transport.set_write_buffer_limits(0)  # uvloop sends at once, not after its next poll
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived; asyncio calls this."""
@@ -133,6 +134,8 @@ class Wire(asyncio.Protocol):
         """Read replies for the call that waits, if all it needs have arrived."""
         waiter = self._waiter
         if waiter is None or waiter.done():
+            if self._parser.len() > MAX_UNASKED_BYTES:
+                self.abort()
             return
         taken = self.replies
         try:
