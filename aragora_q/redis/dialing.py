@@ -25,6 +25,7 @@ from redis.backoff import NoBackoff
 from aragora_q.config.redis_url import Address
 from aragora_q.redis.errors import SPEAKS_NO_TLS
 from aragora_q.redis.options import KEEPALIVE, tls_context
+from aragora_q.redis.replies import MALFORMED
 from aragora_q.redis.wire import Wire
 
 HEAD_START_SECONDS = 0.25
@@ -71,7 +72,10 @@ class _OnWire:
 
     async def read_response(self, *_: Any, **__: Any) -> Any:
         """Return the next reply. Raises it if it is an error."""
-        [reply] = await self.wire.read(1)
+        try:
+            [reply] = await self.wire.read(1)
+        except MALFORMED as error:
+            raise exceptions.InvalidResponse(f"unexpected reply to the login: {error}") from error
         if isinstance(reply, Exception):
             raise reply
         return reply

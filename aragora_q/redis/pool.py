@@ -1,6 +1,8 @@
 """Connections to one server: send commands, read replies, one deadline per call.
 
-Why not redis-py's own pool: XXX. Used by `client.py`; raises redis-py's errors.
+Why not redis-py's own pool: its client surrounds each command with retries, instrumentation and coroutines, and
+its connections read through asyncio's streams; single enqueues would miss their required ratio. `dialing.py`
+opens connections, `wire.py` carries the bytes. Used by `client.py`; raises redis-py's errors.
 """
 
 from __future__ import annotations
@@ -96,8 +98,8 @@ class ConnectionPool:
         except Exception as error:
             if self._is_aborted:
                 raise closed_error() from None
-            is_lost = isinstance(error, exceptions.ConnectionError)
-            if is_lost and (refusal := await self.size_refusal(_longest(commands))):
+            may_be_size = isinstance(error, exceptions.ConnectionError) or _is_too_long(error)
+            if may_be_size and (refusal := await self.size_refusal(_longest(commands))):
                 raise refusal from error
             raise
         finally:
@@ -142,13 +144,9 @@ class ConnectionPool:
             loop = asyncio.get_running_loop()
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
         try:
-            wire.write(packed)
-            answers = list(map(_read, commands, await wire.read(len(commands))))
-        except BaseException as error:
+            answers = await _round_trip(wire, commands, packed)
+        except BaseException:
             self._drop(wire)  # replies still to come have no reader
-            if isinstance(error, replies.MALFORMED):  # redis-py cannot read the server's error
-                name = commands[len(wire.replies)][0]
-                raise exceptions.InvalidResponse(f"unexpected reply to {name}: {error}") from error
             raise
         if self._is_closed:
             await self._close(wire)
@@ -193,8 +191,11 @@ class ConnectionPool:
                 await connection.send_packed_command([b"*2\r\n$4\r\nECHO\r\n$%d\r\n" % length])
                 await connection.read_response()
         except (exceptions.RedisError, OSError, TimeoutError) as error:
-            is_refusal = str(error).startswith(TOO_LONG)
-            return exceptions.ResponseError(f"{error} ({length} bytes)") if is_refusal else None
+            return (
+                exceptions.ResponseError(f"{error} ({length} bytes)")
+                if _is_too_long(error)
+                else None
+            )
         finally:
             await connection.disconnect()
         return None
@@ -228,6 +229,10 @@ def closed_error() -> QueueClosed:
     return QueueClosed("the queue is closed", hint="open a new one with create_redis_queue")
 
 
+def _is_too_long(error: Exception) -> bool:
+    return str(error).startswith(TOO_LONG)
+
+
 def _longest(commands: Sequence[Command]) -> int:
     return max(
         len(value) for command in commands for value in command if isinstance(value, bytes | str)
@@ -245,6 +250,16 @@ def _packed(command: Command) -> bytes:
         texts[:1] = texts[0].split()
     packed: bytes = hiredis.pack_command(tuple(texts))  # type: ignore[arg-type] # of any length
     return packed
+
+
+async def _round_trip(wire: Wire, commands: Sequence[Command], packed: bytes) -> list[Any]:
+    wire.write(packed)
+    try:
+        answers = await wire.read(len(commands))
+    except replies.MALFORMED as error:  # of redis-py, which cannot read the server's error
+        name = commands[len(wire.replies)][0]
+        raise exceptions.InvalidResponse(f"unexpected reply to {name}: {error}") from error
+    return list(map(_read, commands, answers))
 
 
 def _read(command: Command, reply: Any) -> Any:
@@ -266,11 +281,10 @@ def _read(command: Command, reply: Any) -> Any:
 async def _check_primary(wire: Wire) -> None:
     """Raise ReadOnlyError if the server is a replica."""
     command = ("ROLE",)
-    wire.write(_packed(command))
-    [reply] = await wire.read(1)
+    [reply] = await _round_trip(wire, [command], _packed(command))
     if isinstance(reply, exceptions.NoPermissionError):
         return  # the user's ACL rules predate this check and lack +role
     if isinstance(reply, Exception):
         raise reply
-    if _read(command, reply)[0] != b"master":
+    if reply[0] != b"master":
         raise exceptions.ReadOnlyError("READONLY the server has become a replica")

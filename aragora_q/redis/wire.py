@@ -57,7 +57,7 @@ class Wire(asyncio.Protocol):
 
     @property
     def is_usable(self) -> bool:
-        """True if it is open and nothing has arrived that nobody asked for."""
+        """True if it is open and nothing has arrived that was not asked for."""
         return self.is_open and not self._parser.has_data()
 
     @property

@@ -27,7 +27,7 @@ def run(request):
 
 
 @asynccontextmanager
-async def served_by(serve):
+async def served_by(serve, user=""):
     """Yield a connection to a server that calls `serve(number, reader, writer)` for each connection to it."""
     count = 0
 
@@ -40,7 +40,7 @@ async def served_by(serve):
             writer.close()
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=4096)
-    url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    url = f"redis://{user}127.0.0.1:{server.sockets[0].getsockname()[1]}"
     connection = Connection(QueueConfig(redis_url=url))
     try:
         yield connection
@@ -149,6 +149,21 @@ def test_garbage_ends_a_connection(run, garbage, error):
             with pytest.raises(RedisUnreachable, match=error):
                 await connection.execute("GET", "a")
             assert await connection.execute("GET", "a") == b"a"
+
+    run(call())
+
+
+def test_an_error_at_the_login_that_nobody_can_read(run):
+    """It is named as what it is, not as a fault of Python's."""
+
+    async def serve(_number, reader, writer):
+        while await command(reader) is not None:
+            writer.write(b"-MOVED x\r\n")
+
+    async def call():
+        async with served_by(serve, user=":secret@") as connection:
+            with pytest.raises(RedisUnreachable, match="unexpected reply to the login"):
+                await connection.execute("GET", "a")
 
     run(call())
 
