@@ -24,6 +24,7 @@ from aragora_q.base import (
 )
 from aragora_q.errors import InvalidPayload, did_you_mean
 from aragora_q.labels import check_labels, check_notify
+from aragora_q.loose import mapping, number_or_none
 
 CONSENSUS_MODES = (
     "majority", "supermajority", "unanimous", "weighted", "judge", "synthesis", "any", "none",
@@ -389,6 +390,27 @@ class DebateResult:
 PHASE_PATTERN = re.compile(
     r"propose|vote|judge|synthesize|r[1-9][0-9]?(\.(review|revise|discuss))?"
 )
+
+
+BEGUN = "begun"
+"""The checkpoint that says how a debate began, and what it was expected to cost."""
+
+
+def is_debate(job: Job) -> bool:
+    """Return True if the job's payload is that of a debate, be it valid or not."""
+    question, agents = job.payload.get("question"), job.payload.get("agents")
+    return isinstance(question, str) and isinstance(agents, list)
+
+
+def has_outcome(job: Job) -> bool:
+    """Return True if the job has a result that is a debate's, or a partial one."""
+    result = mapping(job.result)
+    return is_debate(job) and "verdict" in result and "confidence" in result
+
+
+def quoted_usd(record: object) -> float | None:
+    """Return what a debate was expected to cost, as its result or BEGUN says; None if that is not known."""
+    return number_or_none(mapping(record).get("quote_usd"))
 
 
 def check_phase(name: str) -> None:

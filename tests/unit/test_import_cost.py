@@ -68,7 +68,7 @@ def test_a_receipt_is_verified_without_a_client(tmp_path):
     assert {"pydantic_settings"} <= loaded
     assert not loaded & (EXTRAS | {"redis", "hiredis", "rich", "uvloop", "prometheus_client"})
     assert "rfc8785" in loaded
-    assert "rfc8785" not in modules_after("import aragora_q.report, aragora_q.views")
+    assert "rfc8785" not in modules_after("import aragora_q.report.content, aragora_q.views")
     assert not modules_after(RUN, "receipt", "--help") & (HEAVY - {"pydantic"} | {"rfc8785"})
 
 
