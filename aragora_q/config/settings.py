@@ -33,6 +33,7 @@ from aragora_q.config.tables import (
     PriceConfig,
     ProviderConfig,
     ScheduleConfig,
+    Table,
     WebhookConfig,
     check_agents,
     check_name,
@@ -220,27 +221,33 @@ class QueueConfig(BaseSettings):
         (),
         description="Agents of debates that name none: at most 16; in the variable separated by commas.",
     )
-    agents: dict[str, AgentConfig] = Field(
+    agents: Annotated[dict[str, AgentConfig], Table()] = Field(
         default_factory=dict,
         description="Agents by name; also ARAGORA_AGENT_<NAME>=model.",
     )
-    prices: dict[str, PriceConfig] = Field(
+    prices: Annotated[dict[str, PriceConfig], Table()] = Field(
         default_factory=dict,
         description="Prices by agent or model; they replace those of the built-in list.",
     )
 
-    budgets: dict[Annotated[str, AfterValidator(check_name)], BudgetConfig] = Field(
-        default_factory=dict, description="Budgets by name, for the calls of all workers."
+    budgets: Annotated[dict[Annotated[str, AfterValidator(check_name)], BudgetConfig], Table()] = (
+        Field(default_factory=dict, description="Budgets by name, for the calls of all workers.")
     )
-    providers: dict[Annotated[str, AfterValidator(check_provider)], ProviderConfig] = Field(
+    providers: Annotated[
+        dict[Annotated[str, AfterValidator(check_provider)], ProviderConfig], Table()
+    ] = Field(
         default_factory=dict,
         description="Limits by provider, or by account as `aragora-q providers list` shows them.",
     )
-    schedules: dict[Annotated[str, AfterValidator(check_name)], ScheduleConfig] = Field(
+    schedules: Annotated[
+        dict[Annotated[str, AfterValidator(check_name)], ScheduleConfig], Table()
+    ] = Field(
         default_factory=dict,
         description="Jobs that are enqueued at given times, by name of the schedule.",
     )
-    webhooks: dict[Annotated[str, AfterValidator(check_name)], WebhookConfig] = Field(
+    webhooks: Annotated[
+        dict[Annotated[str, AfterValidator(check_name)], WebhookConfig], Table()
+    ] = Field(
         default_factory=dict,
         description="Targets to which ends of jobs and groups are reported, by name.",
     )
