@@ -5,11 +5,9 @@
 everything else.
 """
 
-from __future__ import annotations
-
 import re
 from ipaddress import ip_network
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -23,7 +21,6 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aragora_q.base import Job
-from aragora_q.config.messages import explain, faults_at
 from aragora_q.config.redis_url import DEFAULT_REDIS_URL, RedisUrl, parse_address
 from aragora_q.config.sources import LayeredSource, suggestion_for
 from aragora_q.config.tables import (
@@ -256,6 +253,8 @@ class QueueConfig(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
+            from aragora_q.config.messages import explain  # noqa: PLC0415 - for errors only
+
             raise explain(error, values, type(self).model_fields) from None
 
     @field_validator("*", mode="before")
@@ -314,7 +313,7 @@ class QueueConfig(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _roles_have_proxies(self) -> QueueConfig:
+    def _roles_have_proxies(self) -> Self:
         if self.web_proxy_roles and not self.web_proxies:
             raise ValueError("web_proxy_roles is set without web_proxies")
         return self
@@ -361,12 +360,14 @@ class QueueConfig(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _schedules_and_notify_are_valid(self) -> QueueConfig:
+    def _schedules_and_notify_are_valid(self) -> Self:
         faults: dict[tuple[str, ...], str] = {}
         faults["default_notify",] = self._notify_fault(self.default_notify)
         for name in self.schedules:
             faults["schedules", name, "job"] = self._job_fault(name)
         if faults := {location: rule for location, rule in faults.items() if rule}:
+            from aragora_q.config.messages import faults_at  # noqa: PLC0415 - for errors only
+
             raise faults_at(faults)
         return self
 
@@ -409,13 +410,13 @@ class QueueConfig(BaseSettings):
         return job
 
     @model_validator(mode="after")
-    def _key_has_certificate(self) -> QueueConfig:
+    def _key_has_certificate(self) -> Self:
         if self.redis_tls_key_file and not self.redis_tls_cert_file:
             raise ValueError("redis_tls_key_file is set without redis_tls_cert_file")
         return self
 
     @model_validator(mode="after")
-    def _delays_fit(self) -> QueueConfig:
+    def _delays_fit(self) -> Self:
         if self.retry_base_delay > self.retry_max_delay:
             raise ValueError(
                 f"retry_base_delay ({self.retry_base_delay}) must not exceed "

@@ -1,7 +1,5 @@
 """Declare the entries of tables of named values, such as `[agents]`; `settings` declares the tables."""
 
-from __future__ import annotations
-
 import re
 from datetime import date, time
 from functools import cache
