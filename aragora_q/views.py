@@ -16,7 +16,7 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 from aragora_q.base import Group, Hold, Job, JobStatus
 from aragora_q.errors import AragoraQError, JobNotEnded, JobNotFound, TryAgain
 from aragora_q.formats import count, duration
-from aragora_q.job import BEGUN, is_debate, quoted_usd
+from aragora_q.job_rules import BEGUN, is_debate, quoted_usd
 from aragora_q.money import MICROS
 
 if TYPE_CHECKING:

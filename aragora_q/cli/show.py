@@ -140,7 +140,7 @@ def _unknown(queue: RedisStreamsQueue, name: str | None, group: str | None) -> A
 
 
 async def _show_job(queue: RedisStreamsQueue, job: Job, form: Format, file: Path | None) -> int:
-    from aragora_q.job import is_debate
+    from aragora_q.job_rules import is_debate
     from aragora_q.report.content import build_report
 
     if not is_debate(job):

@@ -40,8 +40,7 @@ from aragora_q.config.tables import (
     plain,
 )
 from aragora_q.errors import InvalidPayload
-from aragora_q.job import AGENTS_RANGE, check_job
-from aragora_q.job_fields import AGENTS_HINT, create_job, default_fields
+from aragora_q.job_rules import AGENTS_RANGE, check_job
 from aragora_q.labels import check_notify
 from aragora_q.retry import RetryPolicy
 
@@ -372,6 +371,8 @@ class QueueConfig(BaseSettings):
         return self
 
     def _job_fault(self, schedule: str) -> str:
+        from aragora_q.job_fields import AGENTS_HINT  # noqa: PLC0415 - for schedules only
+
         try:
             job = self.scheduled_job(schedule, "1")
         except InvalidPayload as error:
@@ -403,6 +404,8 @@ class QueueConfig(BaseSettings):
         Raises:
             InvalidPayload: the job breaks a rule.
         """
+        from aragora_q.job_fields import create_job, default_fields  # noqa: PLC0415 - likewise
+
         defaults = default_fields(self.default_agents, self.default_notify)
         defaults["tags"] = {SCHEDULE_TAG: name}
         job = create_job(dict(self.schedules[name].job), defaults, lambda *_: f"{name}@{suffix}")

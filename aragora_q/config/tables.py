@@ -23,7 +23,7 @@ from pydantic_core import core_schema
 from aragora_q import codec
 from aragora_q.base import GATES, MAX_USD, QUEUE_NAME_PATTERN
 from aragora_q.cron import CronTimes
-from aragora_q.job import AGENTS_RANGE, MAX_AGENT_CHARS, is_agent
+from aragora_q.job_rules import AGENTS_RANGE, MAX_AGENT_CHARS, is_agent
 
 MAX_USD_PER_MILLION = 100_000.0
 MIN_BUDGET_USD = 0.000_001

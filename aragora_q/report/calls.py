@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aragora_q.job import BEGUN, quoted_usd
+from aragora_q.job_rules import BEGUN, quoted_usd
 from aragora_q.loose import (
     is_number,
     mapping_or_none,

@@ -10,7 +10,7 @@ from typing import Any
 
 from aragora_q.base import Job
 from aragora_q.formats import count
-from aragora_q.job import quoted_usd
+from aragora_q.job_rules import quoted_usd
 from aragora_q.loose import mapping, mappings, number_or_none, text, texts, whole, wholes
 from aragora_q.report.calls import Call, Calls
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.formats import count
-from aragora_q.job import is_debate
+from aragora_q.job_rules import is_debate
 from aragora_q.loose import mappings, text
 from aragora_q.report.calls import Calls
 from aragora_q.report.debate import Debate

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.formats import YES_NO, count, dollars_or_unknown, duration, price, shortened
-from aragora_q.job import is_debate
+from aragora_q.job_rules import is_debate
 from aragora_q.loose import text
 from aragora_q.report import accounts
 from aragora_q.report.calls import Calls

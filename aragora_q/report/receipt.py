@@ -19,7 +19,7 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.errors import InvalidPayload
-from aragora_q.job import is_debate
+from aragora_q.job_rules import is_debate
 from aragora_q.loose import mapping, mappings
 from aragora_q.moments import iso_time
 from aragora_q.report.calls import Call, Calls

@@ -43,7 +43,7 @@ from aragora_q.errors import (
     QueueFull,
     did_you_mean,
 )
-from aragora_q.job import check_job, check_phase, forked_from
+from aragora_q.job_rules import check_job, check_phase, forked_from
 from aragora_q.labels import JobFilter, check_notify, decode_labels, encode_labels
 from aragora_q.loose import json_object
 from aragora_q.money import MICROS

@@ -12,7 +12,7 @@ from aragora_q.base import Job, JobStatus
 from aragora_q.cli.layout import job_lines
 from aragora_q.errors import InvalidPayload, did_you_mean
 from aragora_q.formats import safe_text
-from aragora_q.job import is_debate
+from aragora_q.job_rules import is_debate
 from aragora_q.labels import JobFilter
 from aragora_q.report import plain
 from aragora_q.report.calls import read_calls

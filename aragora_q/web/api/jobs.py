@@ -19,8 +19,8 @@ from aragora_q.errors import InvalidPayload, JobNotFound, NotDurable, TryAgain
 from aragora_q.intake.bulk import BulkSummary, Checked, LineChecker
 from aragora_q.intake.checks import MAX_QUOTE, NO_THRESHOLDS, held_fields
 from aragora_q.intake.quoter import Quoter
-from aragora_q.job import is_debate
 from aragora_q.job_fields import default_fields
+from aragora_q.job_rules import is_debate
 from aragora_q.labels import JobFilter
 from aragora_q.report.calls import read_calls
 from aragora_q.report.receipt import Receipt

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from aragora_q import views
 from aragora_q.base import LIVE, Job, JobStatus
 from aragora_q.errors import InvalidPayload, JobNotFound
-from aragora_q.job import PHASE_PATTERN, is_debate
+from aragora_q.job_rules import PHASE_PATTERN, is_debate
 from aragora_q.job_text import progress_text
 from aragora_q.loose import number_or_none, text, whole
 from aragora_q.report import page

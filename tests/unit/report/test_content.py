@@ -9,7 +9,7 @@ from support.sample_debates import SAMPLES, call, job, journal
 
 from aragora_q.base import Hold, JobStatus
 from aragora_q.cli.layout import job_lines
-from aragora_q.job import has_outcome, is_debate
+from aragora_q.job_rules import has_outcome, is_debate
 from aragora_q.report import markdown, page, plain
 from aragora_q.report.calls import read_calls
 from aragora_q.report.content import build_report
