@@ -270,7 +270,7 @@ class RedisStreamsQueue(WorkQueue):
             delay_ms,
             max_attempts,
             encode_labels(job),
-            hold[:MAX_ERROR_CHARS].encode(errors="replace"),
+            hold[:MAX_ERROR_CHARS].encode(errors="replace") if hold else b"",
             agents.encode(),
             forked_from(job.payload) or "",
         )
