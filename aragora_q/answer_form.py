@@ -191,7 +191,7 @@ def text_key(text: str) -> str:
 
 def is_blank(text: str) -> bool:
     """Return True if nothing of `text` is visible: only spaces, control and zero-width characters."""
-    for char in text:  # the first one decides, mostly: a generator would take longer to create
+    for char in text:  # noqa: SIM110 - mostly, the first one decides: a generator takes longer
         if char.isprintable() and not char.isspace():
             return False
     return True
