@@ -19,22 +19,18 @@ from benchmarks import measurements, models, quotes, results
 from benchmarks.targets import TARGETS
 
 TINY = {bench.drain: 200, bench.bulk: 200, bench.single: 20, bench.latency: 5}
-SIZES = measurements.Sizes(
-    repeats=1, measurements=TINY, memory=200, shallow_backlog=100, deep_backlog=400, windows=2, starts=1,
-    fleet_windows=1, fleet_settle_seconds=0.2, fleet_divisor=100, label_windows=1, label_jobs=100,
-    large_group=200, gate_calls=20, model_calls=1,
-)  # fmt: skip
 
 
 def test_measures_every_target():
     """One run gives a positive result for every target and leaves the server empty."""
     testbed = bench.Testbed(str(servers.any_server()))
     try:
-        found = list(measurements.run(testbed, SIZES))
+        found = list(measurements.run(testbed, measurements.QUICK))
         assert testbed.client.dbsize() == 0
     finally:
         testbed.close()
-    assert [result.name for result in found] == list(TARGETS)
+    names = [result.name for result in found]
+    assert [name for name in names if name in TARGETS] == list(TARGETS)
     for result in found:
         if result.name.startswith("event"):  # of few calls, a difference may be of any sign
             continue
