@@ -1,7 +1,7 @@
 """Processes as users start them: commands, the console next to them, and workers with their memory.
 
-Called by `measurements.py`. Byte code is there, as after an installation by pip. Memory is the resident set of a
-process and of its children, in MB of 1,000,000 bytes.
+Called by `measurements.py`. Byte code is there, as after an installation by pip. Memory is the resident set of
+a process and of its children, in MB of 1,000,000 bytes.
 """
 
 from __future__ import annotations

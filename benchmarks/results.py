@@ -7,7 +7,8 @@ from benchmarks.targets import TARGETS
 
 TITLE = """# Results
 
-Written by `make bench` (`python -m benchmarks.run [SERVER]`): one section for each server it was run on. [docs/performance.md](../docs/performance.md) explains the measurements.
+Written by `make bench` (`python -m benchmarks.run [SERVER]`): one section for each server it was run on.
+[docs/performance.md](../docs/performance.md) explains the measurements.
 """
 
 
