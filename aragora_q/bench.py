@@ -61,16 +61,17 @@ def new_job() -> Job:
     return create_debate_job(QUESTION, AGENTS)
 
 
-def new_jobs(count: int) -> list[Job]:
-    """Return jobs with the measured payload."""
-    return [new_job() for _ in range(count)]
-
-
 PAYLOAD = new_job().payload
 ENTRY = {"payload": codec.encode(PAYLOAD)}
 RESULT, RESULT_TTL_SECONDS = {"done": True}, 7 * 86_400
 NOOP = f"{__name__}:noop"
 GROUP = "baseline"
+
+
+def new_jobs(count: int) -> list[Job]:
+    """Return jobs with the measured payload, where making them is not measured."""
+    return [Job(payload=PAYLOAD) for _ in range(count)]
+
 
 Samples = dict[str, tuple[float, ...]]
 """The queue's value of each result, and the baseline's if there is one."""
@@ -251,15 +252,14 @@ class Testbed:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop a process in order, and kill what is left of its session."""
+    """Stop a process in order, or else kill it and its children."""
     process.terminate()
     send(process, signal.SIGCONT)
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        process.kill()
+        send(process, signal.SIGKILL)
         process.wait()
-    send(process, signal.SIGKILL)
 
 
 def send(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -327,7 +327,7 @@ async def bulk(testbed: Testbed, place: Place, count: int) -> Samples:
     """Compare making jobs and `enqueue_many` with pipelined XADD."""
 
     async def enqueue() -> None:
-        await place.queue.enqueue_many(new_jobs(count))
+        await place.queue.enqueue_many([new_job() for _ in range(count)])
 
     ours = await seconds(testbed, enqueue())
     return {"bulk": (count / ours, count / await seconds(testbed, add(place, count)))}

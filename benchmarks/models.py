@@ -1,13 +1,15 @@
 """CPU time of a model call in our process, against a hand-written HTTP client on the same provider.
 
 Called by `measurements.py`. The provider is a separate process on loopback that answers at once.
-`python -m benchmarks.models SECONDS` is that provider, and answers after so long: it prints its port.
+`python -m benchmarks.models SECONDS` is that provider, and prints its port; it answers after SECONDS, or up to
+SLOWEST times as late.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import subprocess
 import sys
 import time
@@ -25,6 +27,8 @@ from aragora_q.executors.debate.requests import Propose, Topic
 
 EVENTS = 500
 """Events of a streamed reply."""
+
+SLOWEST = 4
 
 QUESTION = "Should we use tabs or spaces?"
 AGENTS = ("one", "two", "three")
@@ -184,6 +188,7 @@ def _pieces(text: str) -> list[str]:
 
 
 async def _serve(reply_seconds: float) -> None:
+    chance = random.Random(0)
     text = json.dumps({"reasons": "Because it is so. " * 150, "answer": "Spaces."})
     replies = {}
     for path, make in zip(PATHS.values(), (_chat, _response, _message), strict=True):
@@ -203,7 +208,7 @@ async def _serve(reply_seconds: float) -> None:
                 body = json.loads(await reader.readexactly(size))
                 whole, events = replies[path]
                 if reply_seconds:
-                    await asyncio.sleep(reply_seconds)
+                    await asyncio.sleep(reply_seconds * chance.uniform(1, SLOWEST))
                 kind = b"text/event-stream" if body.get("stream") else b"application/json"
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: " + kind + b"\r\n")
                 if body.get("stream"):

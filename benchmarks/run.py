@@ -12,7 +12,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from aragora_q import __version__
+from aragora_q import __version__, process
 from aragora_q.bench import Testbed, find_server
 from benchmarks import measurements, results
 
@@ -33,7 +33,8 @@ def main():
     sizes = measurements.QUICK if options.quick else measurements.Sizes()
     load, began = os.getloadavg()[0], time.monotonic()
     rows = []
-    with closing(Testbed(find_server(options.server))) as testbed:
+    program = find_server(options.server)
+    with process.interruptible(), closing(Testbed(program)) as testbed:
         info = testbed.client.info("server")
         for result in measurements.run(testbed, sizes, options.only):
             rows.append(results.cells(result))
