@@ -56,4 +56,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except process.Interrupted as interrupted:
+        process.end_by(interrupted.number)
