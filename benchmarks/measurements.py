@@ -61,8 +61,10 @@ class Sizes:
     """A fifth of it is drained."""
     windows: int = 10
     starts: int = 15
-    debates: int = processes.DEBATES
+    debates: int = 300
     debate_repeats: int = 3
+    reply_seconds: float = 6.0
+    """How long the models of the debates think at least: all debates have begun by then."""
     fleet_windows: int = 12
     fleet_settle_seconds: float = 3.0
     fleet_divisor: int = 1
@@ -77,8 +79,8 @@ class Sizes:
 QUICK = Sizes(
     repeats=1, drain=200, bulk=200, single=20, latency=5, lines=200, large_results=50, cluster=20,
     deep_repeats=1, memory=200, shallow_backlog=100, deep_backlog=400, windows=2, starts=1, debates=20,
-    debate_repeats=1, fleet_windows=1, fleet_settle_seconds=0.2, fleet_divisor=100, label_windows=1,
-    label_jobs=100, large_group=200, gate_calls=20, model_calls=1,
+    debate_repeats=1, reply_seconds=1.0, fleet_windows=1, fleet_settle_seconds=0.2, fleet_divisor=100,
+    label_windows=1, label_jobs=100, large_group=200, gate_calls=20, model_calls=1,
 )  # fmt: skip
 """Shows within two minutes whether everything runs. The results mean little."""
 
@@ -383,7 +385,7 @@ MEASUREMENTS: dict[str, Callable[[Testbed, Sizes], Iterator[Result]]] = {
     "idle": lambda testbed, sizes: processes.idle_worker(testbed, sizes.repeats),
     "ready": lambda testbed, sizes: processes.ready(testbed, sizes.repeats),
     "debates": lambda testbed, sizes: processes.debates(
-        testbed, sizes.debate_repeats, sizes.debates
+        testbed, sizes.debate_repeats, sizes.debates, sizes.reply_seconds
     ),
     "starts": lambda testbed, sizes: processes.starts(testbed, sizes.starts),
     "fleets": idle_fleets,

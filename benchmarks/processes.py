@@ -36,10 +36,6 @@ PROGRAM = [str(SCRIPT)] if SCRIPT.exists() else [sys.executable, "-m", "aragora_
 NOTHING = [sys.executable, "-c", "pass"]
 START_SECONDS = 60.0
 
-DEBATES = 300
-REPLY_SECONDS = 6.0
-"""How long the provider of the debates thinks at least: all of them have begun by then."""
-
 MODEL = "openai-chat:m"
 LIBRARIES = (
     # the worker: command line, settings, Redis, event loop, metrics
@@ -252,7 +248,7 @@ def _llm_worker(
         yield process
 
 
-def debates(testbed: Testbed, repeats: int, count: int) -> Iterator[Result]:
+def debates(testbed: Testbed, repeats: int, count: int, reply_seconds: float) -> Iterator[Result]:
     """Measure the peak memory of a worker that runs debates at once, whose models answer on loopback.
 
     Each debate has three agents, which agree: it ends after their first answers. All are under way before the
@@ -261,7 +257,7 @@ def debates(testbed: Testbed, repeats: int, count: int) -> Iterator[Result]:
     megabytes = []
     for _ in range(repeats):
         with (
-            models.provider(REPLY_SECONDS) as port,
+            models.provider(reply_seconds) as port,
             tempfile.TemporaryDirectory() as directory,
             _llm_worker(testbed, directory, port, "--concurrency", str(count)) as process,
         ):
