@@ -46,6 +46,8 @@ class Sizes:
     """Numbers of repetitions and jobs. The defaults are those of `make bench`."""
 
     repeats: int = 7
+    long_repeats: int = 3
+    """Repetitions of what takes long: a deep backlog, a cluster, debates."""
     drain: int = 20_000
     bulk: int = 20_000
     single: int = 3_000
@@ -54,7 +56,6 @@ class Sizes:
     large_results: int = 5_000
     cluster: int = 2_500
     """Jobs in each queue."""
-    deep_repeats: int = 3
     memory: int = 20_000
     shallow_backlog: int = 2_000
     deep_backlog: int = 1_000_000
@@ -62,7 +63,6 @@ class Sizes:
     windows: int = 10
     starts: int = 15
     debates: int = 300
-    debate_repeats: int = 3
     reply_seconds: float = 6.0
     """How long the models of the debates think at least: all debates have begun by then."""
     fleet_windows: int = 12
@@ -77,10 +77,10 @@ class Sizes:
 
 
 QUICK = Sizes(
-    repeats=1, drain=200, bulk=200, single=20, latency=5, lines=200, large_results=50, cluster=20,
-    deep_repeats=1, memory=200, shallow_backlog=100, deep_backlog=400, windows=2, starts=1, debates=20,
-    debate_repeats=1, reply_seconds=1.0, fleet_windows=1, fleet_settle_seconds=0.2, fleet_divisor=100,
-    label_windows=1, label_jobs=100, large_group=200, gate_calls=20, model_calls=1,
+    repeats=1, long_repeats=1, drain=200, bulk=200, single=20, latency=5, lines=200, large_results=50,
+    cluster=20, memory=200, shallow_backlog=100, deep_backlog=400, windows=2, starts=1, debates=20,
+    reply_seconds=1.0, fleet_windows=1, fleet_settle_seconds=0.2, fleet_divisor=100, label_windows=1,
+    label_jobs=100, large_group=200, gate_calls=20, model_calls=1,
 )  # fmt: skip
 """Shows within two minutes whether everything runs. The results mean little."""
 
@@ -375,17 +375,17 @@ MEASUREMENTS: dict[str, Callable[[Testbed, Sizes], Iterator[Result]]] = {
     },
     "drain_others": lambda testbed, sizes: drains.on_others(testbed, sizes.repeats, sizes.drain),
     "drain_cluster": lambda testbed, sizes: drains.in_cluster(
-        testbed, sizes.repeats, sizes.cluster
+        testbed, sizes.long_repeats, sizes.cluster
     ),
     "drain_deep": lambda testbed, sizes: drains.deep(
-        testbed, sizes.deep_repeats, sizes.deep_backlog // 5, sizes.deep_backlog
+        testbed, sizes.long_repeats, sizes.deep_backlog // 5, sizes.deep_backlog
     ),
     "memory": memory,
     "backlog": backlog,
     "idle": lambda testbed, sizes: processes.idle_worker(testbed, sizes.repeats),
     "ready": lambda testbed, sizes: processes.ready(testbed, sizes.repeats),
     "debates": lambda testbed, sizes: processes.debates(
-        testbed, sizes.debate_repeats, sizes.debates, sizes.reply_seconds
+        testbed, sizes.long_repeats, sizes.debates, sizes.reply_seconds
     ),
     "starts": lambda testbed, sizes: processes.starts(testbed, sizes.starts),
     "fleets": idle_fleets,
