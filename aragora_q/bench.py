@@ -182,7 +182,7 @@ class Testbed:
             raise
 
     def _start(self, *command: str, cpu: int) -> subprocess.Popen[bytes]:
-        """Start a process, whose children are stopped with it."""
+        """Start a process in a session of its own: signals reach its children, too."""
         with (self._directory / "log").open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own programs
                 command, stdout=log, stderr=log, env=child_environment(), start_new_session=True
@@ -206,7 +206,7 @@ class Testbed:
         """Run a worker process with default logging and metrics; `config` names another queue or server."""
         url, queue = (config.redis_url, config.queue) if config else (self.url, "debates")
         process = self._start(
-            sys.executable, "-m", "aragora_q", "worker", "--redis-url", str(url), "--queue", queue,
+            sys.executable, "-m", "aragora_q", "worker", "--redis-url", url, "--queue", queue,
             "--executor", executor, "--concurrency", str(CONCURRENCY), *options, cpu=self._cpus[-1],
         )  # fmt: skip
         try:
