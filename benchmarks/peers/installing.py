@@ -80,11 +80,12 @@ def debian(package: str) -> Install:
 
     def install() -> Installed:
         query = ["dpkg-query", "--show", "--showformat=${Version}", package]
-        found = shutil.which("dpkg-query") and subprocess.run(
-            query, check=False, capture_output=True, text=True
-        )
-        if not found or found.returncode:
-            raise NotInstalledError(f"needs Debian's package {package}: apt-get install {package}")
+        advice = f"needs Debian's package: apt-get install {package}"
+        if not shutil.which(query[0]):
+            raise NotInstalledError(advice)
+        found = subprocess.run(query, check=False, capture_output=True, text=True)
+        if found.returncode or not found.stdout:
+            raise NotInstalledError(advice)
         return Installed(found.stdout, _environment(Path(sys.executable).parent))
 
     return install

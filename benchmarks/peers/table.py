@@ -216,10 +216,11 @@ PEERS = {
     "docket": Peer(
         install=pip("pydocket==0.27.0", "hiredis==3.5.0"),
         client="python client.py with_docket",
-        worker="docket worker --url {url} --tasks with_docket:tasks --concurrency 100 --logging-level WARNING",
+        worker="docket worker --url {url}?max_connections=500 --tasks with_docket:tasks --concurrency 100 "
+        "--logging-level WARNING",
         look="docket snapshot --url {url}",
         drain_jobs=2_000,
-        settings="100 jobs at once, not logged",
+        settings="100 jobs at once, not logged, up to 500 connections",
         facts=Facts(
             acknowledged="yes; a killed worker's job runs again after 5 minutes",
             kept="status and result, 15 minutes",
