@@ -24,6 +24,7 @@ from benchmarks.peers.measuring import Rig
 from benchmarks.peers.table import FLOOR, PEERS
 
 REPEATS = 3
+STOP_SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
 def main() -> None:
@@ -31,7 +32,8 @@ def main() -> None:
     names = sys.argv[1:]
     if unknown := [name for name in names if name not in PEERS]:
         sys.exit(f"unknown: {', '.join(unknown)}; known are {', '.join(PEERS)}")
-    signal.signal(signal.SIGTERM, _stop)  # as Ctrl-C: what runs is stopped on the way out
+    for number in STOP_SIGNALS:
+        signal.signal(number, _stop)
     began, load = time.monotonic(), os.getloadavg()[0]
     queues: dict[str, dict[str, Any]] = {}
     installed = _install([FLOOR, *(name for name in PEERS if name in names or not names)], queues)
@@ -55,6 +57,9 @@ def main() -> None:
 
 
 def _stop(number: int, _frame: object) -> NoReturn:
+    """Leave; what runs is stopped on the way out, which no second signal interrupts."""
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
