@@ -178,7 +178,8 @@ class JobRunner:
             if outcome is not None:
                 await self._report(job, outcome, seconds)
         finally:
-            self._free_slot(running)
+            if running in self._executing:
+                self._free_slot(running)
             self._forget(running)
 
     def _judged(self, attempt: Attempt, outcome: Outcome | None) -> Outcome | None:
