@@ -199,7 +199,8 @@ class JobRunner:
     def _answered(
         self, running: _RunningJob, outcome: Outcome, seconds: float, result: ReportResult | None
     ) -> None:
-        """Act on the queue's answer: until then, the job's lease is renewed."""
+        """Act on the queue's answer: until then, the job's lease is renewed, and it may take a slot."""
+        self._note_free_slot()
         self._forget(running)
         if result is not None:
             self._note_result(running.attempt.job, outcome, seconds, result)
