@@ -1,6 +1,7 @@
 """Report outcomes of attempts to the queue in batches, until Redis accepts them.
 
-The runner calls `report` for each job and learns the answer later. Knows the session's `report`, neither slots nor attempts.
+The runner calls `report` for each job and learns the answer later. Knows the session's `report`, neither
+slots nor attempts.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Reporter:
         """Send the outcome with the next batch; `on_answer` gets what the queue made of it.
 
         That may take as long as Redis is unavailable; it gets None if the report is given up. Needs `run`
-        or `flush` to make progress. No task waits for the answer: a short job would take a fifth longer.
+        or `flush` to make progress. No task waits for the answer, which would make a short job a tenth
+        more expensive.
         """
         self._pending.append(_PendingReport(Report(job, outcome), on_answer))
         self._wake.set()
