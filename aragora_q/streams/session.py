@@ -327,7 +327,7 @@ def _started(row: list[Any], worker_id: str) -> Job:
 
 def _report_bytes(placed: tuple[int, Item]) -> int:
     _, (_, fields) = placed
-    return sum(len(value) for value in fields if isinstance(value, bytes))
+    return sum([len(value) for value in fields if isinstance(value, bytes)])
 
 
 def _report_fields(report: Report) -> tuple[str, tuple[Any, ...]]:
