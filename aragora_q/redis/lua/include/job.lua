@@ -36,11 +36,14 @@ end
 
 -- The job id and payload in an entry's fields; the id is nil if it is missing or invalid.
 local function job_of(fields)
-  local values = {}
-  for f = 1, #fields, 2 do values[fields[f]] = fields[f + 1] end
-  local id = values.id
+  local id, payload = fields[2], fields[4]
+  if not (#fields == 4 and fields[1] == 'id' and fields[3] == 'payload') then  -- of another program
+    local values = {}
+    for f = 1, #fields, 2 do values[fields[f]] = fields[f + 1] end
+    id, payload = values.id, values.payload
+  end
   if id and not (#id <= MAX_JOB_ID_CHARS and string.find(id, JOB_ID_PATTERN)) then id = nil end
-  return id, values.payload
+  return id, payload
 end
 
 -- The fields of one entry; nil if it was deleted or `entry` is not an entry id.
