@@ -86,10 +86,11 @@ def _is_described(reply: list[Any]) -> bool:
 
 
 def _is_start(reply: list[Any]) -> bool:
-    """Return True for the state, two numbers, and three texts for each job that was started."""
+    """Return True for the state, two numbers, and of each job that was started id, payload and details."""
     state, put_off, now_ms, *rows = reply
     is_headed = state in _START_STATES and type(put_off) is type(now_ms) is int
-    return is_headed and len(rows) % 3 == 0 and _all_fit(rows, bytes)
+    are_texts = len(rows) % 3 == 0 and _TEXT_TYPES.issuperset(map(type, rows))
+    return is_headed and are_texts and all(map(_DETAILS.fullmatch, rows[2::3]))
 
 
 def _is_read_job(row: Any) -> bool:
@@ -102,6 +103,9 @@ def _is_cursor(reply: bytes) -> bool:
     return re.fullmatch(rb"(\d+:\d+:[^:]+:\S+)?", reply) is not None
 
 
+_TEXT_TYPES = frozenset((bytes,))
+_DETAILS = re.compile(rb"(?:-?\d+ ){7}.*", re.DOTALL)
+"""Seven numbers and a job's labels."""
 _START_STATES = _words("ok empty paused unregistered")
 _MAYBE = bytes | None
 _ENTRIES = [_is_entry]

@@ -336,7 +336,7 @@ def _report_fields(report: Report) -> tuple[str, tuple[Any, ...]]:
     payload = report.job.raw_payload
     match report.outcome:
         case Completed(result):
-            return "complete", (payload, result)
+            return "complete", (b"\n".join((payload, result)),)
         case Retry(error, delay_seconds, charged, is_gated):
             delay_ms = max(0, round(delay_seconds * 1000))
             charge = "gate" if is_gated else int(charged)

@@ -81,6 +81,7 @@ local function write_seeds(job, source)
   local seeds = seeds_by_job[job .. ' ' .. source]
   for _, seed in ipairs(seeds) do redis.call('HSET', job .. ':journal', seed[1], seed[2]) end
   redis.call('HSET', job .. ':journal', 'seeds', #seeds)
+  note_more(job)
 end
 
 -- The records of experiments outlive their jobs, so that a debate that was deleted is not taken for a new one.

@@ -80,7 +80,7 @@ local function read_lane(stream)
       waits[n] = is_job and closed ~= '' and closed_ms_of(payload) or false
       if is_job then
         bytes_left = bytes_left - #payload
-        largest = math.max(largest, #payload)
+        if #payload > largest then largest = #payload end
       end
       if waits[n] then put_off = put_off + 1 else capacity = capacity - 1 end
     end
@@ -160,7 +160,7 @@ end
 local reply, started, status_before, dead_letters, is_started = {'ok', 0, now}, {}, {}, {}, {}
 
 -- Start the job of the entry `n`. Missing or invalid fields of its hash are restored: the entry alone is enough.
-local function start(n, job, state, crashes)
+local function start(n, job, state, crashes, is_suspect)
   local id, entry_id, stream = ids[n], entries[n][1], lanes[n]
   -- The fence follows the clock, so that it rises even if a failover or a purge lost its last value.
   local fence = state.fence and text(math.max((parse_int(state.fence) or 0) + 1, now)) or now_text
@@ -174,28 +174,30 @@ local function start(n, job, state, crashes)
     limit = parse_int(limit) and limit or max_attempts
     redis.call('HSET', job, 'max_attempts', limit, 'entry', entry_id)
   end
-  if lane_stream(priority) ~= stream or priority and not parse_int(priority) then
+  if (priority or stream ~= stream_normal) and (lane_stream(priority) ~= stream or priority and not parse_int(priority)) then
     priority = priority_of(stream)
     redis.call('HSET', job, 'priority', priority)
   end
-  if needs_quarantine(crashes) then
+  if state.fence or not state.entry then note_more(job) end  -- it ran before, or its hash was lost
+  if is_suspect then
     redis.call('HSET', worker, 'quarantined', id)
     starts_quarantined_job = true
   end
   local s = #started + 1
   started[s], status_before[s], is_started[id] = id, state.status or 'pending', true
   reply[3 * s + 1], reply[3 * s + 2] = id, payloads[n]
-  reply[3 * s + 3] = table.concat({fence, attempts, limit, crashes > 0 and text(crashes) or '0', created_at,
-    priority or '0', added_at, ''}, ' ')
+  reply[3 * s + 3] = fence .. ' ' .. attempts .. ' ' .. limit .. ' ' .. (crashes > 0 and text(crashes) or '0') .. ' '
+    .. created_at .. ' ' .. (priority or '0') .. ' ' .. added_at .. ' '
 end
 
-for n, entry in ipairs(entries) do
-  local id, stream, entry_id = ids[n], lanes[n], entry[1]
+for n = 1, #entries do
+  local id, stream, entry_id = ids[n], lanes[n], entries[n][1]
   local job = id and job_prefix .. id
   local state = job and state_of(job)
   local crashes = state and parse_int(state.crashes) or 0
+  local is_suspect = crashes > 0 and needs_quarantine(crashes)
   if not state then
-    dead_letters[#dead_letters + 1] = dead_letter(stream, entry_id, entry[2], job_prefix, retention_ms)
+    dead_letters[#dead_letters + 1] = dead_letter(stream, entry_id, entries[n][2], job_prefix, retention_ms)
   elseif state.status == 'held' or is_started[id] or is_copy(state, entry_id) then
     if state.status == 'held' then redis.call('SET', job .. ':payload', payloads[n], 'NX') end
     drop_entry(stream, entry_id)
@@ -203,10 +205,10 @@ for n, entry in ipairs(entries) do
   elseif waits[n] then
     put_off_job(n, job, state)
     reply[2] = reply[2] + 1
-  elseif needs_quarantine(crashes) and runs_quarantined_job() then
+  elseif is_suspect and runs_quarantined_job() then
     delay_quarantined(n, job, state)
   else
-    start(n, job, state, crashes)
+    start(n, job, state, crashes, is_suspect)
   end
 end
 for n, job_labels in ipairs(labels_of(started)) do

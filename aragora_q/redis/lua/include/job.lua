@@ -187,8 +187,15 @@ local function cut(text)
   return (string.gsub(string.sub(text, 1, MAX_HISTORY_BYTES), '[\192-\255][\128-\191]*$', ''))
 end
 
+-- Note in a job's hash that it has `more`: a history, a journal, or what earlier attempts left. Most jobs have none when
+-- they complete, and `complete` need not look for it.
+local function note_more(job)
+  redis.call('HSET', job, 'more', '1')
+end
+
 -- Append a line to a job's history: an error, or, with `by`, why that one changed the job.
 local function append_history(job, cause, state, text, by)
+  note_more(job)
   text = cut(text)
   local line = cjson.encode({
     at = now, cause = cause, attempt = parse_int(tostring(state.attempts or 0)),
