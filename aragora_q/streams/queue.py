@@ -91,7 +91,7 @@ REAPER = "reaper"
 
 
 class EnqueueFields(NamedTuple):
-    """The fields of a job that `enqueue.lua` takes, in its order."""
+    """What `enqueue.lua` takes of a job."""
 
     id: str
     payload: bytes
@@ -109,9 +109,17 @@ class EnqueueFields(NamedTuple):
     tick: str = ""
     """The time of a schedule that it is enqueued for, as JSON; empty: none."""
 
+    def sent(self) -> tuple[str | bytes, ...]:
+        """Return the item's fields in the script's order. What few jobs have is one field, which costs less."""
+        extras = b""
+        if self.hold or self.agents or self.source or self.tick:
+            extras = codec.encode({name: value for name in EXTRAS if (value := getattr(self, name))})
+        terms = f"{self.priority} {self.delay_ms} {self.max_attempts}"
+        return self.id, self.payload, terms, self.labels, extras
 
-NOT_STORED = ("hold", "agents", "source", "tick")
-"""Fields that the job that follows a group does not have."""
+
+EXTRAS = ("hold", "agents", "source", "tick")
+"""Fields that few jobs have, and a job that follows a group cannot."""
 
 EnqueueItem = tuple[str, EnqueueFields]
 """One item of an `enqueue.lua` call: the key of the job's hash, and the job's fields."""
@@ -242,7 +250,10 @@ class RedisStreamsQueue(WorkQueue):
             check_durability(server, self.connection, self.config.durability)
             self._durability_is_checked = True
         statuses, durable = await self.connection.run_with_durability(
-            "enqueue", items, self.config.durability, max_backlog=self.config.max_backlog
+            "enqueue",
+            [(key, fields.sent()) for key, fields in items],
+            self.config.durability,
+            max_backlog=self.config.max_backlog,
         )
         outcomes = [
             EnqueueResult(fields.id, created=status == b"created", durable=durable)
@@ -496,7 +507,7 @@ class RedisStreamsQueue(WorkQueue):
             **{
                 f"then_{name}": value
                 for name, value in stored._asdict().items()
-                if name not in NOT_STORED
+                if name not in EXTRAS
             },
             **actor(by, reason),
         )
