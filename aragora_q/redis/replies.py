@@ -30,16 +30,14 @@ def fits(reply: Any, shape: Any, item_count: int = 0) -> bool:
     A shape is a type; words; a list: any number of that element; a tuple: these elements, after `...` any
     number of the last one; a PerItem; or a function that returns True.
     """
-    if isinstance(shape, type | UnionType):
-        return isinstance(reply, shape)
-    match shape:
-        case PerItem(element):
-            return type(reply) is list and len(reply) == item_count and _all_fit(reply, element)
-        case list() | tuple():
-            return type(reply) is list and _list_fits(reply, shape)
-        case frozenset():
-            return reply in shape
-    return bool(shape(reply))
+    kind = type(shape)
+    if kind is PerItem:
+        return type(reply) is list and len(reply) == item_count and _all_fit(reply, shape.element)
+    if kind is list or kind is tuple:
+        return type(reply) is list and _list_fits(reply, shape)
+    if kind is frozenset:
+        return reply in shape
+    return isinstance(reply, shape) if kind is type or kind is UnionType else bool(shape(reply))
 
 
 def _list_fits(reply: list[Any], shape: list[Any] | tuple[Any, ...]) -> bool:
@@ -85,10 +83,12 @@ def _is_described(reply: list[Any]) -> bool:
     return isinstance(fields[b"name"], bytes) and isinstance(fields[b"pending"], int)
 
 
-def _is_started(reply: list[Any]) -> bool:
-    """Return True for a job that was started: id, payload, eight numbers and labels."""
-    is_text = type(reply[0]) is type(reply[1]) is bytes
-    return is_text and len(reply) == 11 and _NUMBERS.issuperset(map(type, reply))
+def _is_start(reply: list[Any]) -> bool:
+    """Return True for the state, two numbers, and of each job that was started id, payload and details."""
+    state, put_off, now_ms, *rows = reply
+    is_headed = state in _START_STATES and type(put_off) is type(now_ms) is int
+    are_texts = len(rows) % 3 == 0 and _TEXT_TYPES.issuperset(map(type, rows))
+    return is_headed and are_texts and all(map(_DETAILS.fullmatch, rows[2::3]))
 
 
 def _is_read_job(row: Any) -> bool:
@@ -101,7 +101,10 @@ def _is_cursor(reply: bytes) -> bool:
     return re.fullmatch(rb"(\d+:\d+:[^:]+:\S+)?", reply) is not None
 
 
-_NUMBERS = frozenset((int, bytes))
+_TEXT_TYPES = frozenset((bytes,))
+_DETAILS = re.compile(rb"(?:-?\d+ ){7}.*", re.DOTALL)
+"""Seven numbers and a job's labels."""
+_START_STATES = _words("ok empty paused unregistered")
 _MAYBE = bytes | None
 _ENTRIES = [_is_entry]
 
@@ -190,7 +193,7 @@ SCRIPTS: Mapping[str, Any] = {
     "sample": int,
     "seal": _words("sealed was-sealed other-then other-notify taken refused unknown"),
     "settle_deliveries": PerItem(_words("delivered waiting failed skipped settled")),
-    "start": (_words("ok empty paused unregistered"), int, ..., _is_started),
+    "start": _is_start,
     "suspend": PerItem(_words("held cancelled lost")),
     "unhold": PerItem(bytes),
     "unregister": int,
