@@ -5,9 +5,10 @@ Imported by every module above it; imports nothing of this package. Must not kno
 
 from __future__ import annotations
 
+import os
 import re
-import uuid
 from abc import ABC, abstractmethod
+from binascii import b2a_base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -118,8 +119,10 @@ class Hold:
 
 
 def new_job_id() -> str:
-    """Return a random job id: 32 hex digits. Without dashes, a job's key uses less memory in Redis."""
-    return uuid.uuid4().hex
+    """Return a random job id: 18 letters and digits, 107 bits. Longer ones take more memory in Redis."""
+    while not (found := b2a_base64(os.urandom(15))[:18]).isalnum():
+        pass  # it has a + or a /
+    return found.decode()
 
 
 @dataclass(slots=True)

@@ -531,18 +531,19 @@ def _job_from_row(job_id: str, row: Any) -> Job:
 
 def _job_from_fields(job_id: str, fields: Mapping[str, str], labels: bytes | None) -> Job:
     lease_owner = fields.get("lease_owner", "")
+    is_completed = fields["status"] == JobStatus.COMPLETED  # `complete.lua` says what it leaves out
     return Job(
         payload={},
         id=job_id,
         priority=int(fields.get("priority", 0)),
         max_attempts=int(fields.get("max_attempts", 0)) or None,
         status=JobStatus(fields["status"]),
-        attempts=int(fields.get("attempts", 0)),
+        attempts=int(fields.get("attempts", is_completed)),
         crashes=int(fields.get("crashes", 0)),
         fence=int(fields.get("fence", 0)),
         worker_id=lease_owner.partition("@")[0] or None,
         created_at=_seconds(fields.get("created_at") or fields.get("entry", "").partition("-")[0]),
-        started_at=_seconds(fields.get("started_at")),
+        started_at=_seconds(fields.get("started_at", fields.get("fence") if is_completed else None)),
         **decode_labels(labels),
     )
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(300)
 PAGE = "docs/experiments.md"
 MARK = "\f"
 VARYING = (
-    (r"\b[0-9a-f]{32}\b", "ID"),
+    (r"\b[0-9A-Za-z]{18}\b", "ID"),
     (r"\d[\d.,:]*(?: ?(?:ms|s|min)\b)?", "#"),
     (r"-{2,}|─+|\s+", " "),
 )

@@ -8,10 +8,13 @@
 --
 -- `record` is the payload, a newline, and the result, which has none, unlike a payload of another program.
 
--- Most jobs end here, so this does the same as `finish` and `drop_entry` in fewer commands, per batch.
+-- Most jobs end here, so this does the same as `finish` and `drop_entry` in fewer commands, per batch. What is kept of a
+-- completed job's hash is what readers cannot know otherwise: a first attempt is not said to be one, nor when it started
+-- if that is the fence, nor which instance of the worker it was.
 local ttl = text(retention_ms + BACKSTOP_MS)
 local results, completed_ids, failed_ids, index_args, parts, entries, refused = {}, {}, {}, {}, {}, {}, 0
 local taken = {}  -- number of jobs by their buckets in `durations`
+local worker_id = string.match(lease_owner, '^[^@]*')
 local known_buckets = {}  -- by moment: many jobs of a call have the same
 
 -- The bucket of the time since `moment`; of what is not a time, the first one.
@@ -28,16 +31,17 @@ end
 for n = 1, items do
   local job, id, fence, record = item(n)
   local state = tolerate_damage(redis.pcall('HMGET', job, 'status', 'fence', 'lease_owner', 'entry', 'priority',
-    'created_at', 'more'))
-  local is_own = state[2] == fence and state[3] == lease_owner
-  local is_running = is_own and state[1] == 'processing'
+    'created_at', 'more', 'attempts', 'started_at'))
+  local is_own = state[2] == fence
+  local is_running = is_own and state[3] == lease_owner and state[1] == 'processing'
   local result_bytes = #record > MAX_DATA_BYTES and #string.match(record, '[^\n]*$') or 0
   if is_running and result_bytes > MAX_DATA_BYTES then
     fail_oversized(job, id, fence, string.sub(record, 1, -result_bytes - 2), result_bytes, retention_ms)
     results[n], failed_ids[#failed_ids + 1] = 'failed', id
   elseif is_running then
-    redis.call('HSET', job, 'status', 'completed')
-    redis.call('HDEL', job, 'entry', 'lease_ms', 'max_attempts')  -- keeps the hash in a small size class
+    redis.call('HSET', job, 'status', 'completed', 'lease_owner', worker_id)
+    redis.call('HDEL', job, 'entry', 'lease_ms', 'max_attempts', state[8] == '1' and 'attempts' or 'entry',
+      state[9] == fence and 'started_at' or 'entry')
     redis.call('PEXPIRE', job, ttl)
     redis.call('SET', job .. ':result', record, 'PX', ttl)
     if state[7] then
