@@ -106,7 +106,9 @@ class EnqueueFields(NamedTuple):
         """Return the item's fields in the script's order. What few jobs have is one field, which costs less."""
         extras = b""
         if self.hold or self.agents or self.source or self.tick:
-            extras = codec.encode({name: value for name in EXTRAS if (value := getattr(self, name))})
+            extras = codec.encode(
+                {name: value for name in EXTRAS if (value := getattr(self, name))}
+            )
         terms = f"{self.priority} {self.delay_ms} {self.max_attempts}"
         return self.id, self.payload, terms, self.labels, extras
 
