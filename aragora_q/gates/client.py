@@ -175,6 +175,8 @@ class RedisGates:
         return bool(result != b"repeated")
 
     def end(self, job: Job) -> None:
+        if not self._under_way:
+            return
         ids = f"{self._config.queue}/{call_prefix(job)}"
         for call_id in list(self._under_way):  # a copy: the keeper's thread changes it, too
             if call_id.startswith(ids):

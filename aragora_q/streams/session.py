@@ -328,7 +328,7 @@ def _started(job_id: bytes, payload: bytes, details: bytes, worker_id: str, now_
 
 def _report_bytes(placed: tuple[int, Item]) -> int:
     _, (_, fields) = placed
-    return sum(len(value) for value in fields if isinstance(value, bytes))
+    return sum([len(value) for value in fields if isinstance(value, bytes)])
 
 
 def _report_fields(report: Report) -> tuple[str, tuple[Any, ...]]:

@@ -1,11 +1,13 @@
 """Report outcomes of attempts to the queue in batches, until Redis accepts them.
 
-The runner awaits `report` for each job. Knows the session's `report`, neither slots nor attempts.
+The runner calls `report` for each job and learns the answer later. Knows the session's `report`, neither
+slots nor attempts.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aragora_q.base import Job
@@ -20,7 +22,7 @@ logger = get_logger(__name__)
 @dataclass(slots=True)
 class _PendingReport:
     report: Report
-    accepted: asyncio.Future[ReportResult]
+    on_answer: Callable[[ReportResult | None], None]
 
 
 class Reporter:
@@ -35,15 +37,17 @@ class Reporter:
     def __len__(self) -> int:
         return len(self._pending)
 
-    async def report(self, job: Job, outcome: Outcome) -> ReportResult:
-        """Send the outcome with the next batch; return what the queue made of it.
+    def report(
+        self, job: Job, outcome: Outcome, on_answer: Callable[[ReportResult | None], None]
+    ) -> None:
+        """Send the outcome with the next batch; `on_answer` gets what the queue made of it.
 
-        Waits as long as Redis is unavailable. Needs `run` or `flush` to make progress.
+        That may take as long as Redis is unavailable; it gets None if the report is given up. Needs `run`
+        or `flush` to make progress. No task waits for the answer, which would make a short job a tenth
+        more expensive.
         """
-        accepted = asyncio.get_running_loop().create_future()
-        self._pending.append(_PendingReport(Report(job, outcome), accepted))
+        self._pending.append(_PendingReport(Report(job, outcome), on_answer))
         self._wake.set()
-        return await accepted  # type: ignore[no-any-return]
 
     async def run(self) -> None:
         """Send batches until cancelled."""
@@ -59,17 +63,16 @@ class Reporter:
             await self._send_batch()
 
     def give_up(self) -> None:
-        """End all waits for reports that were not accepted; their jobs will be reclaimed."""
+        """Wait no longer for reports that were not accepted; their jobs will be reclaimed."""
         for pending in self._pending:
-            pending.accepted.cancel()
+            pending.on_answer(None)
 
     async def _send_batch(self) -> None:
         batch = self._pending[:]
         results = await self._outages.retry_until_available("report", lambda: self._send(batch))
         del self._pending[: len(batch)]
         for pending, result in zip(batch, results, strict=True):
-            if not pending.accepted.done():  # its task may have been cancelled meanwhile
-                pending.accepted.set_result(result)
+            pending.on_answer(result)
 
     async def _send(self, batch: list[_PendingReport]) -> list[ReportResult]:
         """Send a batch; if the server rejects one report for good, fail that job, not the others.

@@ -1,4 +1,4 @@
-"""Run started jobs: one task per job, from its first step until the queue has its outcome.
+"""Run started jobs: one task per job, from its first step until its outcome is on the way to the queue.
 
 The fetcher launches jobs and waits for free slots; the lease keeper's answers stop attempts. Knows
 attempts, leases and the reporter, not how jobs are fetched.
@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from aragora_q.base import Job
@@ -23,6 +24,7 @@ from aragora_q.contracts import (
     Lease,
     Outcome,
     Released,
+    ReportResult,
     Retry,
     WorkerSession,
 )
@@ -90,7 +92,6 @@ class JobRunner:
         self._jobs: dict[str, _RunningJob] = {}
         self._executing: set[_RunningJob] = set()
         self._left_to_reclaim: deque[Lease] = deque(maxlen=MAX_UNREPORTED)
-        self._releases: set[asyncio.Task[None]] = set()
         self._slots_changed = asyncio.Event()
         self.slot_free_since = -math.inf
         """When a slot last became free, on the monotonic clock."""
@@ -169,6 +170,7 @@ class JobRunner:
 
     async def _run(self, running: _RunningJob) -> None:
         attempt, job = running.attempt, running.attempt.job
+        is_reported = False
         try:
             outcome = await attempt.run()
             seconds = time.monotonic() - running.started_at
@@ -176,10 +178,13 @@ class JobRunner:
             outcome = self._judged(attempt, outcome)
             self._free_slot(running)
             if outcome is not None:
-                await self._report(job, outcome, seconds)
+                answered = partial(self._answered, running, outcome, seconds)
+                self._reporter.report(job, outcome, answered)
+                is_reported = True
         finally:
-            self._free_slot(running)
-            self._forget(running)
+            if not is_reported:
+                self._free_slot(running)
+                self._forget(running)
 
     def _judged(self, attempt: Attempt, outcome: Outcome | None) -> Outcome | None:
         """Return the outcome, charged if a trouble is the job's and not this worker's."""
@@ -191,8 +196,18 @@ class JobRunner:
         text = f"{attempt.trouble} (only this job: the worker completes others)"
         return Retry(text, self._policy.delay_seconds(job.attempts - 1))
 
-    async def _report(self, job: Job, outcome: Outcome, seconds: float) -> None:
-        result = await self._reporter.report(job, outcome)
+    def _answered(
+        self, running: _RunningJob, outcome: Outcome, seconds: float, result: ReportResult | None
+    ) -> None:
+        """Act on the queue's answer: until then, the job's lease is renewed, and it may take a slot."""
+        self._note_free_slot()
+        self._forget(running)
+        if result is not None:
+            self._note_result(running.attempt.job, outcome, seconds, result)
+
+    def _note_result(
+        self, job: Job, outcome: Outcome, seconds: float, result: ReportResult
+    ) -> None:
         if result == "unreported":
             self._left_to_reclaim.append((job.id, job.fence))
         self._log.ended(job, outcome, seconds, result)
@@ -262,8 +277,13 @@ class JobRunner:
             "attempt does not stop, its job is released",
             extra={"job": job.id, "attempt": job.attempts},
         )
-        seconds = time.monotonic() - running.started_at
-        self._releases.add(asyncio.create_task(self._report(job, Released(), seconds)))
+        seconds, released = time.monotonic() - running.started_at, Released()
+
+        def answered(result: ReportResult | None) -> None:  # the attempt, which still runs, is kept
+            if result is not None:
+                self._note_result(job, released, seconds, result)
+
+        self._reporter.report(job, released, answered)
 
     @property
     def stuck_jobs(self) -> list[str]:

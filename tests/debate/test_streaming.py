@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+import tracemalloc
 
 import pytest
 from support import llm_stub
@@ -47,6 +48,25 @@ def test_a_stream_is_the_whole_reply(api, tool, pieces):
                 call["index"] = index
             choice.pop("logprobs")
     assert found == whole
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("tool", [None, "ballot"])
+def test_a_long_stream_takes_little_memory(api, tool):
+    """Not that of its events, which is a hundred times that of the text; and it adds up as ever."""
+    whole = REPLIES[api]("m", json.dumps({"a": TEXT * 400}), tool=tool)
+    events = events_of(whole, 5_000)
+    reader = Events()
+    tracemalloc.start()
+    for event in events:
+        reader.feed(bytes_of([event]))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 500_000
+    assert reader.reply() == read(events_of(whole, 1))
+    few = Events()
+    few.feed(bytes_of(events_of(whole, 1)))
+    assert (reader.usage(), reader.model()) == (few.usage(), few.model())
 
 
 @pytest.mark.parametrize("api", APIS)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import httpx2
@@ -55,6 +56,9 @@ STATUS_CODES = {
 }
 """Status of an error that is an event, by its type or code: as before a stream. Otherwise 500."""
 
+
+MAX_KEPT_EVENTS = 50
+"""Events after which those that continue each other are merged: parsed, 500 of a reply take half a megabyte."""
 
 BODY_HEADERS = ("content-type", "content-length", "content-encoding", "transfer-encoding")
 NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
@@ -169,6 +173,8 @@ class Events:
         self._rest = b""
         self._data: list[bytes] = []
         self._events: list[dict[str, Any]] = []
+        self._uncompacted = 0
+        """How many of them came since the last time that events were merged."""
 
     @classmethod
     def whole(cls, reply: dict[str, Any]) -> Events:
@@ -204,6 +210,10 @@ class Events:
             self.has_ended = True
         self.has_ended = self.has_ended or self.error is not None
         self._events.append(event)
+        self._uncompacted += 1
+        if self._uncompacted == MAX_KEPT_EVENTS:
+            self._uncompacted = 0
+            self._events = _compacted(self._events)
 
     @property
     def has_begun(self) -> bool:
@@ -242,6 +252,28 @@ class Events:
         if kind.startswith("response."):
             return _response(self._events)
         return _message(self._events) if kind else _completion(self._events, is_done=self.has_ended)
+
+
+def _compacted(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return fewer events that add up to the same reply."""
+    kept: list[dict[str, Any]] = []
+    for place, run in groupby(events, key=_continued):
+        match place:
+            case None:
+                kept += run
+            case (kind, _) if kind.startswith("response."):
+                pass  # the last event, or that of the item, repeats it
+            case _:
+                kept.append(_merged(list(run)))
+    return kept
+
+
+def _continued(event: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """Return what an event is a further part of; None if it stands for itself."""
+    kind = str(event.get("type", ""))
+    is_part = not kind or kind == "content_block_delta"
+    is_part = is_part or (kind.startswith("response.") and kind.endswith(".delta"))
+    return (kind, event.get("index")) if is_part and not event.get("error") else None
 
 
 def _parts(event: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
