@@ -17,12 +17,12 @@ Example:
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from aragora_q._version import __version__
 
+TYPE_CHECKING = False  # importing typing takes as long as all else that `--version` does
 if TYPE_CHECKING:
+    from typing import Any
+
     from aragora_q.base import Group, Hold, Job, JobQueue, JobStatus
     from aragora_q.config import QueueConfig, get_queue_config, set_queue_config
     from aragora_q.context import Executor, current_attempt
@@ -96,6 +96,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - --version does without it
+
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 

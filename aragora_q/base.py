@@ -427,6 +427,9 @@ WORKER_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,47}")
 QUEUE_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """A queue name: lower case, no braces (they delimit a cluster's hash tag), no colon."""
 
+STALL_SECONDS = 10.0
+"""A loop without progress for this long (of a worker with a longer lease: half a lease) has stalled."""
+
 GATES = "gates"
 """The name in the keys of the gates, which no queue may have."""
 

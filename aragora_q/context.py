@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from aragora_q.base import MAX_HOLD_BY_BYTES, MAX_USD, Job
-from aragora_q.history import CallHistory
+
+if TYPE_CHECKING:
+    from aragora_q.history import CallHistory
 
 CallOutcome = Literal[
     "ok",
@@ -415,6 +417,8 @@ class DetachedAttempt:
         """Do nothing: a detached attempt has no books."""
 
     async def call_history(self) -> CallHistory:
+        from aragora_q.history import CallHistory  # noqa: PLC0415 - clients check names without it
+
         return CallHistory()
 
     async def learn(self, debate: CallHistory) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from aragora_q.base import AUTOMATIC_CAUSES, HoldCause, JobStatus
-from aragora_q.contracts import BudgetRoom, Gates, HeldJob, WorkQueue
+from aragora_q.contracts import BudgetRoom, Gates, HeldJob
 from aragora_q.money import LITTLE_SHARE
+from aragora_q.work_queue import WorkQueue
 
 MAX_HELD_PAGES, HELD_PAGE = 50, 100
 """Pages of held jobs that a pass reads at most, and the jobs of a page."""

@@ -6,24 +6,28 @@ payload back with `DebateJobPayload.from_dict`. Must not know queues, Redis or m
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
-from typing import Any, TypeGuard
+from typing import Any
 
 from aragora_q.answer_form import AnswerForm, is_blank
 from aragora_q.base import (
-    JOB_ID_PATTERN,
-    JOB_ID_PUNCTUATION,
-    MAX_JOB_ID_CHARS,
     MAX_USD,
     Job,
-    is_job_id,
     new_job_id,
 )
 from aragora_q.errors import InvalidPayload, did_you_mean
-from aragora_q.labels import check_labels, check_notify
+from aragora_q.job_rules import (
+    AGENTS_RANGE,
+    MAX_AGENT_CHARS,
+    MAX_TIMEOUT_SECONDS,
+    check_choice,
+    check_range,
+    is_agent,
+    is_id,
+    is_positive_number,
+    is_timeout,
+)
 
 CONSENSUS_MODES = (
     "majority", "supermajority", "unanimous", "weighted", "judge", "synthesis", "any", "none",
@@ -32,10 +36,7 @@ DEBATE_MODES = ("auto", "always", "never")
 RESUME_MODES = ("continue", "strict")
 SERVICE_TIERS = ("auto", "default", "flex", "priority")
 MAX_QUESTION_CHARS = 20_000
-AGENTS_RANGE = (1, 16)
 ROUNDS_RANGE = (0, 20)
-MAX_AGENT_CHARS = 200
-MAX_TIMEOUT_SECONDS = 30 * 86_400
 MAX_TOKENS_RANGE = (1, 1_000_000_000)
 MAX_ANSWER_WORDS_RANGE = (20, 5_000)
 
@@ -121,11 +122,11 @@ class DebateJobPayload:
             raise InvalidPayload(
                 f"agents must be a list of names of 1 to {MAX_AGENT_CHARS} characters, got {self.agents!r:.200}"
             )
-        _check_range("number of agents", len(self.agents), AGENTS_RANGE)
+        check_range("number of agents", len(self.agents), AGENTS_RANGE)
         if not isinstance(self.rounds, int) or isinstance(self.rounds, bool):
             raise InvalidPayload(f"rounds must be a whole number, got {self.rounds!r:.100}")
-        _check_range("rounds", self.rounds, ROUNDS_RANGE)
-        _check_choice("consensus", self.consensus, CONSENSUS_MODES)
+        check_range("rounds", self.rounds, ROUNDS_RANGE)
+        check_choice("consensus", self.consensus, CONSENSUS_MODES)
         if self.timeout_seconds is not None and not is_timeout(self.timeout_seconds):
             raise InvalidPayload(
                 f"timeout_seconds must be a number above 0 and at most {MAX_TIMEOUT_SECONDS}, "
@@ -133,7 +134,7 @@ class DebateJobPayload:
             )
         if not isinstance(self.metadata, dict):
             raise InvalidPayload(f"metadata must be a JSON object, got {self.metadata!r:.100}")
-        if self.forked_from is not None and not _is_id(self.forked_from):
+        if self.forked_from is not None and not is_id(self.forked_from):
             raise InvalidPayload(
                 f"forked_from must be the id of a debate, got {self.forked_from!r:.100}"
             )
@@ -144,11 +145,11 @@ class DebateJobPayload:
         form = AnswerForm.parse(self.answer_form, self.options)
         if self.consensus == "synthesis" and form.is_closed:
             raise InvalidPayload("consensus synthesis requires answer_form text")
-        _check_choice("debate", self.debate, DEBATE_MODES)
-        _check_choice("resume", self.resume, RESUME_MODES)
+        check_choice("debate", self.debate, DEBATE_MODES)
+        check_choice("resume", self.resume, RESUME_MODES)
         if self.service_tier is not None:
-            _check_choice("service_tier", self.service_tier, SERVICE_TIERS)
-        _check_range("max_answer_words", self.max_answer_words, MAX_ANSWER_WORDS_RANGE)
+            check_choice("service_tier", self.service_tier, SERVICE_TIERS)
+        check_range("max_answer_words", self.max_answer_words, MAX_ANSWER_WORDS_RANGE)
         if not isinstance(self.escalate, list) or not all(map(is_agent, self.escalate)):
             raise InvalidPayload(
                 f"escalate must be a list of names of agents, got {self.escalate!r:.200}"
@@ -158,7 +159,7 @@ class DebateJobPayload:
                 raise InvalidPayload(
                     "escalate requires two agents: one has no other to disagree with"
                 )
-            _check_range(
+            check_range(
                 "number of agents with escalate",
                 self.max_seats,
                 AGENTS_RANGE,
@@ -195,9 +196,9 @@ class DebateJobPayload:
 
     def _validate_vote(self) -> None:
         if self.max_tokens is not None:
-            _check_range("max_tokens", self.max_tokens, MAX_TOKENS_RANGE)
+            check_range("max_tokens", self.max_tokens, MAX_TOKENS_RANGE)
         usd = self.max_cost_usd
-        if usd is not None and not (_is_positive_number(usd) and usd <= MAX_USD):
+        if usd is not None and not (is_positive_number(usd) and usd <= MAX_USD):
             raise InvalidPayload(
                 f"max_cost_usd must be a number above 0 and at most {MAX_USD:,}, got {usd!r:.100}"
             )
@@ -233,7 +234,7 @@ class DebateJobPayload:
                     f"weights: {name!r:.100} is not one of the agents",
                     hint=did_you_mean(str(name), self.agents),
                 )
-            if not _is_positive_number(weight):
+            if not is_positive_number(weight):
                 raise InvalidPayload(
                     f"weights: {name} must have a number above 0, got {weight!r:.100}"
                 )
@@ -386,27 +387,6 @@ class DebateResult:
         return cls(**{name: value for name, value in data.items() if name in known})
 
 
-PHASE_PATTERN = re.compile(
-    r"propose|vote|judge|synthesize|r[1-9][0-9]?(\.(review|revise|discuss))?"
-)
-
-
-def check_phase(name: str) -> None:
-    """Check that a phase of a debate is named. Raises InvalidPayload."""
-    if not PHASE_PATTERN.fullmatch(name):
-        raise InvalidPayload(
-            f"{name!r:.100} is not a phase of a debate",
-            hint="propose, r1 (a round), r1.review, r1.revise, r1.discuss, vote, judge or synthesize",
-        )
-
-
-def forked_from(payload: Mapping[str, Any]) -> str | None:
-    """Return whose finished calls the JSON of a debate takes over; None if none, or it is not a debate."""
-    source = payload.get("forked_from")
-    is_debate = "question" in payload and isinstance(payload.get("agents"), list)
-    return source if is_debate and _is_id(source) else None
-
-
 def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
     question: str,
     agents: Sequence[str],
@@ -494,72 +474,3 @@ def _as_list(names: Any) -> Any:
 def _as_dict(data: Any) -> Any:
     """Return a mapping as a dict; anything else as it is, for `validate` to judge."""
     return dict(data) if isinstance(data, Mapping) else data
-
-
-MAX_DELAY_SECONDS = 366 * 86_400
-MAX_ATTEMPTS_RANGE = (1, 1_000)
-PRIORITY_RANGE = (-1_000, 1_000)
-
-
-def check_job(job: Job) -> None:
-    """Raise InvalidPayload if the id, payload, priority, attempts or delay of a job break a rule."""
-    if not isinstance(job.id, str) or not JOB_ID_PATTERN.fullmatch(job.id):
-        raise InvalidPayload(
-            f"invalid job id {job.id!r:.100}: use 1 to {MAX_JOB_ID_CHARS} letters, digits and "
-            f"{JOB_ID_PUNCTUATION}, starting with a letter or digit"
-        )
-    if not isinstance(job.payload, dict):
-        raise InvalidPayload(
-            f"job {job.id}: payload must be a JSON object, got {job.payload!r:.100}"
-        )
-    _check_range("priority", job.priority, PRIORITY_RANGE)
-    check_labels(job.group, job.tenant, job.tags)
-    if job.notify != ():  # most jobs
-        check_notify(job.notify)
-    if job.max_attempts is not None:
-        _check_range("max_attempts", job.max_attempts, MAX_ATTEMPTS_RANGE)
-    if not _is_number(job.delay_seconds) or not 0 <= job.delay_seconds <= MAX_DELAY_SECONDS:
-        raise InvalidPayload(
-            f"delay_seconds is {job.delay_seconds!r:.100}, must be a number between 0 and {MAX_DELAY_SECONDS}"
-        )
-
-
-def is_timeout(value: object) -> bool:
-    """Return True if `value` is a valid time limit of an attempt, in seconds."""
-    return _is_number(value) and 0 < value <= MAX_TIMEOUT_SECONDS
-
-
-def _check_choice(name: str, value: object, known: Sequence[str]) -> None:
-    """Raise InvalidPayload unless `value` is one of `known`."""
-    if value not in known:
-        raise InvalidPayload(
-            f"{name} is {value!r:.100}, must be one of {', '.join(known)}",
-            hint=did_you_mean(str(value), known),
-        )
-
-
-def _check_range(name: str, value: int, bounds: tuple[int, int]) -> None:
-    low, high = bounds
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InvalidPayload(
-            f"{name} is {value!r:.100}, must be a whole number from {low} to {high}"
-        )
-
-
-def _is_id(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and is_job_id(value)
-
-
-def is_agent(name: object) -> bool:
-    """Return True if `name` may be the name of an agent. Whether there is one, the executor knows."""
-    return isinstance(name, str) and 0 < len(name.strip()) <= MAX_AGENT_CHARS
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_positive_number(value: object) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return 0 < value <= sys.float_info.max

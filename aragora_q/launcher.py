@@ -129,6 +129,7 @@ async def _run(
     ) as worker:
         outage = asyncio.create_task(_stop_after_outage(worker, outages)) if burst else None
         is_running.set()
+        process.stay()
         try:
             await worker.start()
         finally:

@@ -18,11 +18,12 @@ from typing import TypeVar
 
 from aragora_q.backoff import jittered
 from aragora_q.base import TERMINAL, JobStatus
-from aragora_q.contracts import Gates, ReclaimResult, WorkQueue
+from aragora_q.contracts import Gates, ReclaimResult
 from aragora_q.errors import SERVER_ERRORS, TRANSIENT_ERRORS, CommandRefused
 from aragora_q.held_jobs import HeldJobs
 from aragora_q.observability.logs import get_logger
 from aragora_q.scheduler import Scheduler
+from aragora_q.work_queue import WorkQueue
 
 logger = get_logger(__name__)
 

@@ -7,6 +7,7 @@ launcher replaces both while a worker runs. Imports almost nothing, because it c
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -17,6 +18,10 @@ from typing import NoReturn
 
 CLEAN_UP_SECONDS = 5
 """How long a command that a signal interrupts may take to clean up; then it ends without."""
+
+
+GC_THRESHOLD = 50_000
+"""New objects after which a process that stays looks for garbage."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -45,6 +50,12 @@ def stop_signals() -> tuple[signal.Signals, ...]:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         return (signal.SIGTERM,)
     return signal.SIGTERM, signal.SIGINT
+
+
+def stay() -> None:
+    """Look for garbage more often from now on; what is there now stays, too."""
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from aragora_q.views import OverrideJson, paused_json
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
     from aragora_q.config.tables import ScheduleConfig
-    from aragora_q.contracts import Paused, Schedules, SchedulesRead, WorkQueue
+    from aragora_q.contracts import Paused, Schedules, SchedulesRead
+    from aragora_q.work_queue import WorkQueue
 
 ScheduleCondition = Literal[
     "overdue", "refused", "not loaded", "paused", "not configured here", "active"

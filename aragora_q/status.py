@@ -13,8 +13,16 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from aragora_q import codec
-from aragora_q.base import HOLD_CAUSES, LANES, Group, Hold, Job, JobStatus, QueueStats
-from aragora_q.contracts import STALL_SECONDS
+from aragora_q.base import (
+    HOLD_CAUSES,
+    LANES,
+    STALL_SECONDS,
+    Group,
+    Hold,
+    Job,
+    JobStatus,
+    QueueStats,
+)
 from aragora_q.errors import InvalidPayload
 from aragora_q.labels import decode_labels
 from aragora_q.loose import json_object, text

@@ -16,6 +16,7 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 from aragora_q.base import Group, Hold, Job, JobStatus
 from aragora_q.errors import AragoraQError, JobNotEnded, JobNotFound, TryAgain
 from aragora_q.formats import count, duration
+from aragora_q.job_rules import BEGUN, is_debate, quoted_usd
 from aragora_q.money import MICROS
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from aragora_q.gates.overrides import Override
     from aragora_q.gates.spending import Key, Report, Spent
     from aragora_q.redis.connection import Connection
-    from aragora_q.report import Calls
+    from aragora_q.report.calls import Calls
     from aragora_q.streams.queue import RedisStreamsQueue
 
 MAX_CLOSED = 5
@@ -405,13 +406,9 @@ async def job_status_json(queue: RedisStreamsQueue, job: Job) -> JobStatusJson:
 
 async def _quote_usd(queue: RedisStreamsQueue, job: Job) -> float | None:
     """Return what a debate was expected to cost when it began; None if that is not known."""
-    from aragora_q import report  # noqa: PLC0415 - most commands need none
-
-    if not report.is_debate(job):
+    if not is_debate(job):
         return None
-    name = report.BEGUN
-    journal = {} if job.result else {name: await queue.tracker.checkpoint(job.id, name)}
-    return report.quote_usd(job, report.read_calls(journal, None))
+    return quoted_usd(job.result or await queue.tracker.checkpoint(job.id, BEGUN))
 
 
 def without_content(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -434,7 +431,7 @@ async def read_receipt(queue: RedisStreamsQueue, job_id: str) -> bytes:
         TryAgain: it changed meanwhile.
         InvalidPayload: its data is corrupted, or cannot be in a receipt.
     """
-    from aragora_q.report import read_calls  # noqa: PLC0415 - most commands need none
+    from aragora_q.report.calls import read_calls  # noqa: PLC0415 - most commands need none
     from aragora_q.report.receipt import make_receipt  # noqa: PLC0415 - likewise
 
     job = await queue.get_job(job_id)
@@ -455,14 +452,14 @@ async def read_receipt(queue: RedisStreamsQueue, job_id: str) -> bytes:
 
 def debate_json(job: Job, calls: Calls) -> DebateJson:
     """Return a debate with its phases."""
-    from aragora_q.report import quote_usd  # noqa: PLC0415 - most commands need none
+    from aragora_q.report.debate import Debate  # noqa: PLC0415 - most commands need none
 
     described = cast("dict[str, Any]", job_json(job))
     result = described.pop("result")
     return {
         "job": cast("DescribedJob", described),
         "result": result,
-        "quote_usd": quote_usd(job, calls),
+        "quote_usd": Debate(job, calls).quote(),
         "rounds": [phase.to_dict() for phase in calls.phases],
         "faults": [
             {"phase": call.phase, "round": call.round, **call.to_dict()} for call in calls.faults

@@ -20,7 +20,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from aragora_q import __version__, process
 from aragora_q.cli import output
@@ -166,6 +166,11 @@ SHARED = ("_redis_url", "_queue", "_config")
 class LazyGroup(TyperGroup):
     """A group whose commands are imported when they are called; for `--help` it has stubs."""
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, summary in COMMANDS.items():
+            self.add_command(TyperCommand(name, help=summary))
+
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Return the command named by the first of `args`, and its arguments.
 
@@ -253,11 +258,3 @@ def _globals(
     _config: ConfigFile = None,
 ) -> None:
     """A job queue on Redis Streams for multi-agent LLM debates."""
-
-
-def _stub() -> None:
-    """Placeholder of a command that is not imported yet."""
-
-
-for _name, _summary in COMMANDS.items():
-    app.command(_name, help=_summary)(_stub)

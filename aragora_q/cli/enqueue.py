@@ -13,7 +13,7 @@ from aragora_q.cli import options, output
 from aragora_q.cli.debates import with_debate_fields
 from aragora_q.cli.options import AsJson, LoadConfig, Notify, Quiet, Timeout, with_config
 from aragora_q.errors import AragoraQError, InvalidPayload, NotDurable, TryAgain
-from aragora_q.job import forked_from
+from aragora_q.job_rules import forked_from
 
 if TYPE_CHECKING:
     from aragora_q.base import Job

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aragora_q import process
 from aragora_q.cli import output
 from aragora_q.cli.options import LoadConfig, parse_address, run, with_config
 
@@ -76,6 +77,7 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> None:
             address = format_address((host, port))
             output.info(f"serving http://{address}/metrics and /healthz")
             sd_notify.notify("READY=1")
+            process.stay()
             await asyncio.Event().wait()
     finally:
         await gates.close()

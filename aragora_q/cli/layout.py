@@ -136,7 +136,8 @@ def counts_text(counts: Mapping[str, int]) -> str:
 
 def result_rows(job: Job) -> Iterator[str]:
     """Yield the lines of a job's result: of a debate as text, of other jobs as JSON."""
-    from aragora_q.report import has_outcome, outcome_of
+    from aragora_q.job_rules import has_outcome
+    from aragora_q.report.summary import outcome_of
 
     if not has_outcome(job):
         yield from _rows("result", json.dumps(job.result, ensure_ascii=False))

@@ -8,8 +8,8 @@ stays fast.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -178,13 +178,33 @@ def load_config(file: Path | None, **overrides: Any) -> QueueConfig:
         ConfigError: a setting is invalid, or a file cannot be read.
 
     """
-    from aragora_q.config.settings import QueueConfig
+    with _without_plugins():
+        from aragora_q.config.settings import QueueConfig
     from aragora_q.config.sources import override_file
 
     given = {name: value for name, value in overrides.items() if value is not None}
     names = {name: OPTIONS.get(name, f"--{name.replace('_', '-')}") for name in given}
     with override_file(file, names):
         return QueueConfig(**given)
+
+
+@contextmanager
+def _without_plugins() -> Iterator[None]:
+    """Let pydantic build the settings without its plugins, which it looks for in all installed packages.
+
+    It looks for them again when an executor declares models.
+    """
+    import os
+
+    name = "PYDANTIC_DISABLE_PLUGINS"
+    before = os.environ.get(name)
+    os.environ[name] = "__all__"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def default_agents(load: LoadConfig, config: QueueConfig) -> list[str]:

@@ -11,7 +11,7 @@ from aragora_q.cli import options, output
 from aragora_q.cli.filters import GivenFilter, with_filter
 from aragora_q.cli.options import AsJson, DryRun, Quiet, Reason, Yes, with_queue
 from aragora_q.cli.selection import Ids, Selection
-from aragora_q.job import check_phase
+from aragora_q.job_rules import check_phase
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue

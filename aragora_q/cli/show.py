@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from aragora_q.base import Group, Job
     from aragora_q.experiments.rows import Row
-    from aragora_q.report import Calls, Front, Report
+    from aragora_q.report.calls import Calls
+    from aragora_q.report.document import Front, Report
     from aragora_q.streams.queue import RedisStreamsQueue
 
     Write = Callable[[str], object]
@@ -139,9 +140,10 @@ def _unknown(queue: RedisStreamsQueue, name: str | None, group: str | None) -> A
 
 
 async def _show_job(queue: RedisStreamsQueue, job: Job, form: Format, file: Path | None) -> int:
-    from aragora_q import report
+    from aragora_q.job_rules import is_debate
+    from aragora_q.report.content import build_report
 
-    if not report.is_debate(job):
+    if not is_debate(job):
         raise InvalidPayload(
             f"job {job.id} is not a debate: its payload has no question and agents",
             hint=f"aragora-q status {job.id} shows it",
@@ -153,7 +155,7 @@ async def _show_job(queue: RedisStreamsQueue, job: Job, form: Format, file: Path
             write(_json(job, calls))
         else:
             layout = _layout(form, is_file=file is not None)
-            write(layout.render(report.build_report(job, calls)))
+            write(layout.render(build_report(job, calls)))
     return exit_code
 
 
@@ -218,7 +220,7 @@ async def _write_document(
     write: Write,
 ) -> int:
     """Write a document chapter by chapter; return the exit code."""
-    from aragora_q.report import Title, build_chapter, build_front
+    from aragora_q.report.group import Title, build_chapter, build_front
 
     exit_code, number = 0, 0
     now = await queue.tracker.server_time()
@@ -240,7 +242,7 @@ async def _read(
 
     A job that is gone or corrupted is None.
     """
-    from aragora_q.report import Calls
+    from aragora_q.report.calls import Calls
 
     for start in range(0, len(rows), JOBS_AT_ONCE):
         batch = rows[start : start + JOBS_AT_ONCE]
@@ -258,7 +260,7 @@ async def _read(
 
 def _calls(job: Job, journal: Journal) -> tuple[Calls, int]:
     """Return the calls of a job, and the exit code for its journal: without it, the result may have all."""
-    from aragora_q.report import read_calls
+    from aragora_q.report.calls import read_calls
 
     exit_code, transcript = 0, (job.result or {}).get("transcript")
     if isinstance(journal, InvalidPayload):

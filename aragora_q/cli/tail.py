@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aragora_q import events
+from aragora_q import events, process
 from aragora_q.cli import output
 from aragora_q.cli.options import AsJson, check_ids, with_queue
 from aragora_q.errors import InvalidPayload, JobNotFound
@@ -71,6 +71,7 @@ async def tail(
             raise JobNotFound(job_id, queue.config.queue)
     if sys.stderr.isatty() and not as_json:
         output.info(f"following queue {queue.config.queue}; press Ctrl-C to stop")
+    process.stay()
     async for batch in queue.event_batches(after):
         pairs = [(event, of_job) for event in batch for of_job in events.job_ids(event, ids)]
         labels = await queue.tracker.labels([*{of_job for _, of_job in pairs if of_job}])

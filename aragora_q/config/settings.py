@@ -5,11 +5,9 @@
 everything else.
 """
 
-from __future__ import annotations
-
 import re
 from ipaddress import ip_network
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -23,7 +21,6 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from aragora_q.base import Job
-from aragora_q.config.messages import explain, faults_at
 from aragora_q.config.redis_url import DEFAULT_REDIS_URL, RedisUrl, parse_address
 from aragora_q.config.sources import LayeredSource, suggestion_for
 from aragora_q.config.tables import (
@@ -33,6 +30,7 @@ from aragora_q.config.tables import (
     PriceConfig,
     ProviderConfig,
     ScheduleConfig,
+    Table,
     WebhookConfig,
     check_agents,
     check_name,
@@ -42,8 +40,7 @@ from aragora_q.config.tables import (
     plain,
 )
 from aragora_q.errors import InvalidPayload
-from aragora_q.job import AGENTS_RANGE, check_job
-from aragora_q.job_fields import AGENTS_HINT, create_job, default_fields
+from aragora_q.job_rules import AGENTS_RANGE, check_job
 from aragora_q.labels import check_notify
 from aragora_q.retry import RetryPolicy
 
@@ -220,27 +217,33 @@ class QueueConfig(BaseSettings):
         (),
         description="Agents of debates that name none: at most 16; in the variable separated by commas.",
     )
-    agents: dict[str, AgentConfig] = Field(
+    agents: Annotated[dict[str, AgentConfig], Table()] = Field(
         default_factory=dict,
         description="Agents by name; also ARAGORA_AGENT_<NAME>=model.",
     )
-    prices: dict[str, PriceConfig] = Field(
+    prices: Annotated[dict[str, PriceConfig], Table()] = Field(
         default_factory=dict,
         description="Prices by agent or model; they replace those of the built-in list.",
     )
 
-    budgets: dict[Annotated[str, AfterValidator(check_name)], BudgetConfig] = Field(
-        default_factory=dict, description="Budgets by name, for the calls of all workers."
+    budgets: Annotated[dict[Annotated[str, AfterValidator(check_name)], BudgetConfig], Table()] = (
+        Field(default_factory=dict, description="Budgets by name, for the calls of all workers.")
     )
-    providers: dict[Annotated[str, AfterValidator(check_provider)], ProviderConfig] = Field(
+    providers: Annotated[
+        dict[Annotated[str, AfterValidator(check_provider)], ProviderConfig], Table()
+    ] = Field(
         default_factory=dict,
         description="Limits by provider, or by account as `aragora-q providers list` shows them.",
     )
-    schedules: dict[Annotated[str, AfterValidator(check_name)], ScheduleConfig] = Field(
+    schedules: Annotated[
+        dict[Annotated[str, AfterValidator(check_name)], ScheduleConfig], Table()
+    ] = Field(
         default_factory=dict,
         description="Jobs that are enqueued at given times, by name of the schedule.",
     )
-    webhooks: dict[Annotated[str, AfterValidator(check_name)], WebhookConfig] = Field(
+    webhooks: Annotated[
+        dict[Annotated[str, AfterValidator(check_name)], WebhookConfig], Table()
+    ] = Field(
         default_factory=dict,
         description="Targets to which ends of jobs and groups are reported, by name.",
     )
@@ -249,6 +252,8 @@ class QueueConfig(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
+            from aragora_q.config.messages import explain  # noqa: PLC0415 - for errors only
+
             raise explain(error, values, type(self).model_fields) from None
 
     @field_validator("*", mode="before")
@@ -307,7 +312,7 @@ class QueueConfig(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _roles_have_proxies(self) -> QueueConfig:
+    def _roles_have_proxies(self) -> Self:
         if self.web_proxy_roles and not self.web_proxies:
             raise ValueError("web_proxy_roles is set without web_proxies")
         return self
@@ -354,16 +359,20 @@ class QueueConfig(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _schedules_and_notify_are_valid(self) -> QueueConfig:
+    def _schedules_and_notify_are_valid(self) -> Self:
         faults: dict[tuple[str, ...], str] = {}
         faults["default_notify",] = self._notify_fault(self.default_notify)
         for name in self.schedules:
             faults["schedules", name, "job"] = self._job_fault(name)
         if faults := {location: rule for location, rule in faults.items() if rule}:
+            from aragora_q.config.messages import faults_at  # noqa: PLC0415 - for errors only
+
             raise faults_at(faults)
         return self
 
     def _job_fault(self, schedule: str) -> str:
+        from aragora_q.job_fields import AGENTS_HINT  # noqa: PLC0415 - for schedules only
+
         try:
             job = self.scheduled_job(schedule, "1")
         except InvalidPayload as error:
@@ -395,6 +404,8 @@ class QueueConfig(BaseSettings):
         Raises:
             InvalidPayload: the job breaks a rule.
         """
+        from aragora_q.job_fields import create_job, default_fields  # noqa: PLC0415 - likewise
+
         defaults = default_fields(self.default_agents, self.default_notify)
         defaults["tags"] = {SCHEDULE_TAG: name}
         job = create_job(dict(self.schedules[name].job), defaults, lambda *_: f"{name}@{suffix}")
@@ -402,13 +413,13 @@ class QueueConfig(BaseSettings):
         return job
 
     @model_validator(mode="after")
-    def _key_has_certificate(self) -> QueueConfig:
+    def _key_has_certificate(self) -> Self:
         if self.redis_tls_key_file and not self.redis_tls_cert_file:
             raise ValueError("redis_tls_key_file is set without redis_tls_cert_file")
         return self
 
     @model_validator(mode="after")
-    def _delays_fit(self) -> QueueConfig:
+    def _delays_fit(self) -> Self:
         if self.retry_base_delay > self.retry_max_delay:
             raise ValueError(
                 f"retry_base_delay ({self.retry_base_delay}) must not exceed "

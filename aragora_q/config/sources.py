@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,8 +62,7 @@ UNREADABLE_HINT = "check the path, and that this user may read the file"
 NAMES_HINT = "for all settings, see aragora-q.toml or man 5 aragora-q.toml"
 
 
-@dataclass(frozen=True)
-class ResolvedValue:
+class ResolvedValue(NamedTuple):
     """The value of a setting and its origin: `FILE:LINE`, or the name of a variable or credential."""
 
     value: Any
@@ -96,8 +93,7 @@ def argument_origin(name: str) -> str:
     return f"option {option}" if option else f"argument {name}"
 
 
-@dataclass(frozen=True)
-class SettingsSources:
+class SettingsSources(NamedTuple):
     """The settings in files and environment, and the files that were read.
 
     Each agent is one value under `agents.<name>`, so different sources can define different agents; so are the
@@ -236,6 +232,8 @@ def _is_trusted(path: Path) -> bool:
 def _read_file(
     path: Path, fields: Mapping[str, FieldInfo], faults: list[str]
 ) -> dict[str, ResolvedValue]:
+    import tomllib  # noqa: PLC0415 - most commands find no file
+
     try:
         text = codec.text(_read_bytes(path, MAX_FILE_BYTES))
         values = tomllib.loads(text)

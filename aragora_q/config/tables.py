@@ -1,20 +1,29 @@
 """Declare the entries of tables of named values, such as `[agents]`; `settings` declares the tables."""
 
-from __future__ import annotations
-
 import re
 from datetime import date, time
+from functools import cache
 from ipaddress import ip_network
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    TypeAdapter,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
+from pydantic_core import core_schema
 
 from aragora_q import codec
 from aragora_q.base import GATES, MAX_USD, QUEUE_NAME_PATTERN
 from aragora_q.cron import CronTimes
-from aragora_q.job import AGENTS_RANGE, MAX_AGENT_CHARS, is_agent
+from aragora_q.job_rules import AGENTS_RANGE, MAX_AGENT_CHARS, is_agent
 
 MAX_USD_PER_MILLION = 100_000.0
 MIN_BUDGET_USD = 0.000_001
@@ -28,11 +37,30 @@ FLEX_CALL_SECONDS = 1_800.0
 """How long a call of the flex tier may take, its wait for capacity included."""
 
 
+class Table:
+    """Annotation of a table: what checks its entries is built for the first one, because most have none."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, _handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """Return the schema of pydantic-core; `source` is the type of the table."""
+        adapter = cache(lambda: TypeAdapter(source))
+
+        def check(value: Any) -> Any:
+            return value if value == {} else adapter().validate_python(value)
+
+        return core_schema.no_info_plain_validator_function(check)
+
+
 class TableConfig(BaseModel):
     """An entry of one of the tables of named values."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+        defer_build=True,
     )
 
     @field_validator("*", mode="before")

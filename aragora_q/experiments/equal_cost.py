@@ -16,8 +16,8 @@ from aragora_q.errors import InvalidPayload
 from aragora_q.experiments.arms import Arm
 from aragora_q.experiments.notes import ARM_TAG
 from aragora_q.experiments.sweep import Experiment
-from aragora_q.job import AGENTS_RANGE
 from aragora_q.job_fields import AGENTS_HINT, content_id, create_job
+from aragora_q.job_rules import AGENTS_RANGE
 from aragora_q.labels import JobFilter
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from aragora_q.base import Job, JobStatus
 from aragora_q.errors import AragoraQError, InvalidPayload, did_you_mean
 from aragora_q.experiments.notes import ARM_TAG, note_of
 from aragora_q.experiments.values import right_in
+from aragora_q.job_rules import is_debate
 from aragora_q.loose import mapping, mappings, number_or_none, text, whole
-from aragora_q.report import is_debate
 
 FORMS = 256
 """Answer forms that are kept at once, because checking a schema takes longer than reading a result."""

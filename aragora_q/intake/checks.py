@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aragora_q.base import MAX_USD, Job
 from aragora_q.errors import InvalidPayload
 from aragora_q.intake.jobs import is_debate
-from aragora_q.job import check_job
 from aragora_q.job_fields import create_job
+from aragora_q.job_rules import check_job
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from aragora_q.base import Job, is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound
 from aragora_q.intake.jobs import check_debate
-from aragora_q.job import EXPERIMENT_NOTE, forked_from
+from aragora_q.job import EXPERIMENT_NOTE
 from aragora_q.job_fields import JOB_FIELDS
+from aragora_q.job_rules import forked_from
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue

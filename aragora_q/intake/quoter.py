@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aragora_q.errors import AccessDenied, InvalidPayload
 from aragora_q.formats import count
 from aragora_q.intake.jobs import check_debate, is_debate
-from aragora_q.job import forked_from
+from aragora_q.job_rules import forked_from
 from aragora_q.money import MICROS, cost_micros, limit_micros
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -145,14 +144,13 @@ class Connection:
         """Run script `name` and return its reply; `keys` adds to the keys that every script may use."""
         script, operands = self._bind(name, items, keys, args)
         suffix = "_RO" if script.is_read_only else ""
-
-        send = partial(self._client.send, may_repeat=script.is_repeatable)
+        send, may_repeat = self._client.send, script.is_repeatable
 
         async def call() -> Any:
             try:
-                reply = await send(f"EVALSHA{suffix}", script.sha, *operands)
+                reply = await send(f"EVALSHA{suffix}", script.sha, *operands, may_repeat=may_repeat)
             except exceptions.NoScriptError:
-                reply = await send(f"EVAL{suffix}", script.text, *operands)
+                reply = await send(f"EVAL{suffix}", script.text, *operands, may_repeat=may_repeat)
             return _checked(reply, name, items)
 
         # A start is not repeated: if its reply was lost, the jobs that it started must be released first.
@@ -303,7 +301,7 @@ class Connection:
 
     async def _retry_while_unavailable(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
         """Return the result of `call`, retried for `seconds` while a failover may be under way."""
-        deadline, backoff = time.monotonic() + seconds, Backoff(0.05, 1.0)
+        deadline, backoff = time.monotonic() + seconds, None
         while True:
             try:
                 return await call()
@@ -312,6 +310,7 @@ class Connection:
                 is_alone = self.redis_url.kind not in ("sentinel", "cluster")
                 is_final = is_alone or isinstance(cause, PrimaryNotFound)
                 may_pass = isinstance(error, RedisUnreachable | FailoverUnderway | NotPrimary)
+                backoff = backoff or Backoff(0.05, 1.0)
                 pause_seconds = backoff.next_seconds()
                 if is_final or not may_pass or time.monotonic() + pause_seconds > deadline:
                     raise error from cause

@@ -1,7 +1,8 @@
 """Open connections: look names up, try every address of a name, negotiate TLS, say what took too long.
 
-Used by `pool.py` through `connector`. Why not redis-py's own: it waits for the first address of a name until
-its time is over, and the event loops look names up in threads that a process waits for when it exits.
+Used by `pool.py` through `connector`. redis-py's connections know how to log in; they send and read on our
+wires. Why they do not open them: redis-py waits for the first address of a name until its time is over, and the
+event loops look names up in threads that a process waits for when it exits.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from redis.backoff import NoBackoff
 from aragora_q.config.redis_url import Address
 from aragora_q.redis.errors import SPEAKS_NO_TLS
 from aragora_q.redis.options import KEEPALIVE, tls_context
+from aragora_q.redis.replies import MALFORMED
+from aragora_q.redis.wire import Wire
 
 HEAD_START_SECONDS = 0.25
 """How long an address has before the next one is tried, too (RFC 8305)."""
@@ -31,34 +34,74 @@ HEAD_START_SECONDS = 0.25
 PLAIN_CHECK_SECONDS = 1.0
 """After this long without a TLS handshake, the server is asked whether it speaks plain text."""
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Found = tuple[int, int, int, str, Any]
 """One address, as `socket.getaddrinfo` returns it."""
 
 
 def connector(server: Address | str, shared: Mapping[str, Any]) -> Callable[[], Any]:
-    """Return a function that makes connections, not yet open, to an address or a unix socket's path."""
+    """Return a function that makes connections, not yet open, to an address or a unix socket's path.
+
+    `connect` opens one and logs in; its `wire` is for calls then. `awaited` is what it waits for.
+    """
     options: dict[str, Any] = {
         **shared,
         "socket_timeout": None,  # a pool has one deadline for a whole call
         "retry": Retry(NoBackoff(), 0),
     }
     if isinstance(server, str):
-        return partial(redis.asyncio.UnixDomainSocketConnection, path=server, **options)
+        return partial(UnixConnection, path=server, **options)
     is_tls = any(name.startswith("ssl_") for name in options)
     host, port = server
     return partial(TlsConnection if is_tls else TcpConnection, host=host, port=port, **options)
 
 
-class TcpConnection(redis.asyncio.Connection):
-    """A connection to the address of a name that answers first. `awaited` is what it waits for."""
+class _OnWire:
+    """What redis-py's connections send and read with, by our wire instead of asyncio's streams."""
 
     awaited = "answer"
+    wire: Any = None
+
+    @property
+    def is_connected(self) -> bool:
+        """True from `_connect` until either side closes the connection."""
+        return self.wire is not None and self.wire.is_open
+
+    async def send_packed_command(self, command: Any, *_: Any, **__: Any) -> None:
+        """Send a command."""
+        self.wire.write(b"".join(command))
+
+    async def read_response(self, *_: Any, **__: Any) -> Any:
+        """Return the next reply. Raises it if it is an error."""
+        try:
+            [reply] = await self.wire.read(1)
+        except MALFORMED as error:
+            raise exceptions.InvalidResponse(f"unexpected reply to the login: {error}") from error
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def disconnect(self, *_: Any, **__: Any) -> None:
+        """Close the connection, if it is open."""
+        if self.wire is not None:
+            self.wire.abort()
+
+
+class UnixConnection(_OnWire, redis.asyncio.UnixDomainSocketConnection):
+    """A connection to a unix socket."""
+
+    async def _connect(self) -> None:
+        async with asyncio.timeout(self.socket_connect_timeout):
+            loop = asyncio.get_running_loop()
+            _, self.wire = await loop.create_unix_connection(Wire, self.path)
+
+
+class TcpConnection(_OnWire, redis.asyncio.Connection):
+    """A connection to the address of a name that answers first."""
 
     async def _connect(self) -> None:
         try:
             async with asyncio.timeout(self.socket_connect_timeout):
-                self._reader, self._writer = await self._open()
+                self.wire = await self._open()
         except TimeoutError:
             seconds = self.socket_connect_timeout
             raise exceptions.ConnectionError(f"no {self.awaited} within {seconds:g} s") from None
@@ -68,7 +111,7 @@ class TcpConnection(redis.asyncio.Connection):
             ) from error
         self.awaited = "answer"
 
-    async def _open(self) -> Streams:
+    async def _open(self) -> Wire:
         self.awaited = f"result of the look-up of the name {self.host!r}"
         found = await _look_up(self.host, self.port)
         hosts = _listed(found, self.host)
@@ -85,30 +128,34 @@ class TcpConnection(redis.asyncio.Connection):
             connected.close()
             raise
 
-    async def _start(self, connected: socket.socket) -> Streams:
-        return await asyncio.open_connection(sock=connected)
+    async def _start(self, connected: socket.socket) -> Wire:
+        _, wire = await asyncio.get_running_loop().create_connection(Wire, sock=connected)
+        return wire
 
 
 class TlsConnection(TcpConnection, redis.asyncio.SSLConnection):
     """The same with TLS. Certificates are read for every connection: they may have been renewed."""
 
-    async def _start(self, connected: socket.socket) -> Streams:
+    async def _start(self, connected: socket.socket) -> Wire:
         files, peer = self.ssl_context, connected.getpeername()
         context = tls_context(files.ca_certs, files.certfile, files.keyfile)
         handshake = asyncio.ensure_future(
-            asyncio.open_connection(sock=connected, ssl=context, server_hostname=self.host)
+            asyncio.get_running_loop().create_connection(
+                Wire, sock=connected, ssl=context, server_hostname=self.host
+            )
         )
         try:
             await asyncio.wait([handshake], timeout=PLAIN_CHECK_SECONDS)
             if not handshake.done():
                 await _refuse_plain_text(connected.family, peer)
-            return await handshake
+            _, wire = await handshake
         except BaseException:
             handshake.cancel()
             [outcome] = await asyncio.gather(handshake, return_exceptions=True)
             if isinstance(outcome, tuple):  # it ended while this call was being cancelled
-                outcome[1].transport.abort()
+                outcome[1].abort()
             raise
+        return wire
 
 
 async def _refuse_plain_text(family: int, peer: Any) -> None:

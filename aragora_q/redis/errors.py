@@ -226,8 +226,5 @@ def connection_reason(error: Exception) -> str:
         return found[0]
     if f"[Errno {errno.ECONNREFUSED}]" in text or text.startswith(f"Error {errno.ECONNREFUSED} "):
         return "connection refused"
-    text = re.sub(
-        r"^Error \S+ connecting to \S+\. |^Error \S+ while writing to socket\. ", "", text
-    )
-    text = re.sub(r"^Error while reading from \S+ ?: \((?:\d+, )?'(.*)',?\)$", r"\1", text)
+    text = re.sub(r"^Error \S+ connecting to \S+\. ", "", text)
     return text.rstrip(".") or type(error).__name__

@@ -1,16 +1,14 @@
 """Connections to one server: send commands, read replies, one deadline per call.
 
-Why not redis-py's own pool: on the machine of `benchmarks/RESULTS.md` a call costs 85 µs of client CPU
-through it and 70 µs here, and single enqueues would miss their required ratio. Of redis-py we use the
-connections (dialing, TLS, credentials, parsing). Used by `client.py`; raises redis-py's errors.
+Why not redis-py's own pool: its client surrounds each command with retries, instrumentation and coroutines, and
+its connections read through asyncio's streams; single enqueues would miss their required ratio. `dialing.py`
+opens connections, `wire.py` carries the bytes. Used by `client.py`; raises redis-py's errors.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import hiredis
@@ -20,6 +18,7 @@ from redis import exceptions
 from aragora_q.errors import QueueClosed
 from aragora_q.redis import replies
 from aragora_q.redis.errors import TOO_LONG
+from aragora_q.redis.wire import Wire
 
 MAX_CONNECTIONS = 64
 """Connections to one server at most; further callers wait for one."""
@@ -60,11 +59,12 @@ class ConnectionPool:
         self._connect = connect
         self._timeout_seconds = timeout_seconds
         self._must_be_primary = must_be_primary
-        self._idle: list[Any] = []
+        self._idle: list[Wire] = []
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)
         self._is_closed = False
         self._is_aborted = False
-        self._deadlines: dict[asyncio.Timeout, float] = {}
+        self._due: dict[Wire, float] = {}  # of each open wire: when its last call times out
+        self._opening: set[asyncio.Timeout] = set()
         self._is_sweeping = False
 
     async def execute(
@@ -76,91 +76,104 @@ class ConnectionPool:
     ) -> list[Any]:
         """Send commands together and return their replies; the server's errors are in the list.
 
-        `block_seconds` is how long the commands may block in the server, beyond the pool's time limit.
-        With `may_repeat`, they are sent again on a new connection if an idle one turns out to be closed:
-        servers and proxies close idle connections, and the end of one may arrive after the commands left.
-        Raises redis-py's ConnectionError and TimeoutError, and QueueClosed after `abort`; commands may
-        have been executed.
+        `block_seconds` is how long the commands may block in the server, beyond the pool's time limit, which
+        includes connecting. With `may_repeat`, they are sent again on a new connection if an idle one turns
+        out to be closed: servers and proxies close idle connections, and the end of one may arrive after
+        the commands left. Raises redis-py's ConnectionError and TimeoutError, and QueueClosed after `abort`;
+        commands may have been executed.
         """
-        async with self._free:
+        await self._free.acquire()
+        try:
+            packed = b"".join(map(_packed, commands))
+            due = asyncio.get_running_loop().time() + self._timeout_seconds + block_seconds
+            wire = self._reusable()
+            if wire is not None:
+                try:
+                    return await self._exchange(wire, commands, packed, due)
+                except exceptions.ConnectionError:
+                    if not may_repeat:
+                        raise
+            wire = await self._open(due)
+            return await self._exchange(wire, commands, packed, due)
+        except Exception as error:
             if self._is_aborted:
-                raise closed_error()
-            connection = self._idle.pop() if self._idle else self._connect()
-            try:
-                # One deadline for all, connecting included. redis-py's own creates a task per send, and
-                # on Python 3.11 that task swallows the caller's cancellation.
-                async with asyncio.timeout(None) as deadline:
-                    self._watch(deadline, self._timeout_seconds + block_seconds)
-                    try:
-                        is_reused = await _is_usable(connection)
-                        if not is_reused:
-                            await self._open(connection)
-                        try:
-                            replies = await _round_trip(connection, commands)
-                        except (exceptions.ConnectionError, OSError, RuntimeError):
-                            if not (is_reused and may_repeat):
-                                raise
-                            await self._open(connection)
-                            replies = await _round_trip(connection, commands)
-                    finally:
-                        self._deadlines.pop(deadline, None)
-            except BaseException as error:
-                await connection.disconnect(nowait=True)  # replies still to come have no reader
-                explained = await self._explained(error, connection, commands)
-                if explained is error:
-                    raise
-                raise explained from error
-            if self._is_closed:
-                await connection.disconnect()
-            else:
-                self._idle.append(connection)
-            return replies
+                raise closed_error() from None
+            may_be_size = isinstance(error, exceptions.ConnectionError) or _is_too_long(error)
+            if may_be_size and (refusal := await self.size_refusal(_longest(commands))):
+                raise refusal from error
+            raise
+        finally:
+            self._free.release()
 
-    async def _open(self, connection: Any) -> None:
-        await connection.disconnect(nowait=True)
-        await connection.connect()
-        if not self._must_be_primary:
-            return
-        [reply] = await _round_trip(connection, [("ROLE",)])
-        if isinstance(reply, exceptions.NoPermissionError):
-            return  # the user's ACL rules predate this check and lack +role
-        if isinstance(reply, Exception):
-            raise reply
-        if reply[0] != b"master":
-            raise exceptions.ReadOnlyError("READONLY the server has become a replica")
+    def _reusable(self) -> Wire | None:
+        while self._idle:
+            wire = self._idle.pop()
+            if wire.is_usable:
+                return wire
+            self._drop(wire)
+        return None
 
-    async def _explained(
-        self, error: BaseException, connection: Any, commands: Sequence[Command]
-    ) -> BaseException:
-        """Return the error to raise for one that ended a call."""
-        if self._is_aborted and isinstance(error, Exception):
-            return closed_error()
-        if isinstance(error, TimeoutError):
-            awaited = getattr(connection, "awaited", "answer")
-            return exceptions.TimeoutError(f"no {awaited} within {self._timeout_seconds:g} s")
-        if isinstance(error, exceptions.ConnectionError | OSError | RuntimeError):
-            if refusal := await self.size_refusal(_longest(commands)):
-                return refusal
-            if isinstance(error, RuntimeError):  # uvloop, when it writes to a closed connection
-                return exceptions.ConnectionError(f"connection lost: {error}")
-        return error
+    async def _open(self, due: float) -> Wire:
+        if self._is_aborted:
+            raise closed_error()
+        connection = self._connect()
+        try:
+            async with asyncio.timeout_at(due) as deadline:
+                self._opening.add(deadline)
+                try:
+                    await connection.connect()
+                    wire: Wire = connection.wire
+                    if self._must_be_primary:
+                        await _check_primary(wire)
+                finally:
+                    self._opening.discard(deadline)
+        except BaseException as error:
+            await connection.disconnect()
+            if isinstance(error, TimeoutError):
+                raise self._timeout_error(connection.awaited) from None
+            raise
+        return wire
 
-    def _watch(self, deadline: asyncio.Timeout, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._deadlines[deadline] = loop.time() + seconds
+    async def _exchange(
+        self, wire: Wire, commands: Sequence[Command], packed: bytes, due: float
+    ) -> list[Any]:
+        """Send packed commands and return the replies; the wire is idle then, or closed."""
+        self._due[wire] = due
         if not self._is_sweeping:
             self._is_sweeping = True
+            loop = asyncio.get_running_loop()
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+        try:
+            answers = await _round_trip(wire, commands, packed)
+        except BaseException:
+            self._drop(wire)  # replies still to come have no reader
+            raise
+        if self._is_closed:
+            await self._close(wire)
+        else:
+            self._idle.append(wire)
+        return answers
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Expire the deadlines of calls that take too long; continue while there are calls."""
+        """Fail calls that take too long; continue while there are calls."""
         now = loop.time()
-        for deadline in [deadline for deadline, due in self._deadlines.items() if due <= now]:
-            del self._deadlines[deadline]
-            deadline.reschedule(now)
-        self._is_sweeping = bool(self._deadlines)
+        for wire, due in self._due.items():
+            if due <= now:
+                wire.fail(self._timeout_error("answer"))
+        self._is_sweeping = any(wire.is_waiting for wire in self._due)
         if self._is_sweeping:
             loop.call_later(SWEEP_SECONDS, self._sweep, loop)
+
+    def _timeout_error(self, awaited: str) -> exceptions.TimeoutError:
+        return exceptions.TimeoutError(f"no {awaited} within {self._timeout_seconds:g} s")
+
+    def _drop(self, wire: Wire) -> None:
+        self._due.pop(wire, None)
+        wire.abort()
+
+    async def _close(self, wire: Wire) -> None:
+        self._due.pop(wire, None)
+        await wire.close()
 
     async def size_refusal(self, length: int) -> exceptions.ResponseError | None:
         """Return the server's refusal of a value of `length` bytes; None if it takes it or cannot say.
@@ -175,38 +188,39 @@ class ConnectionPool:
         try:
             async with asyncio.timeout(SIZE_CHECK_SECONDS):
                 await connection.connect()
-                announcement = b"*2\r\n$4\r\nECHO\r\n$%d\r\n" % length
-                await connection.send_packed_command(announcement, check_health=False)
+                await connection.send_packed_command([b"*2\r\n$4\r\nECHO\r\n$%d\r\n" % length])
                 await connection.read_response()
         except (exceptions.RedisError, OSError, TimeoutError) as error:
-            is_refusal = str(error).startswith(TOO_LONG)
-            return exceptions.ResponseError(f"{error} ({length} bytes)") if is_refusal else None
+            return (
+                exceptions.ResponseError(f"{error} ({length} bytes)")
+                if _is_too_long(error)
+                else None
+            )
         finally:
-            await connection.disconnect(nowait=True)
+            await connection.disconnect()
         return None
 
     async def close(self) -> None:
         """Close idle connections; a call under way closes its connection when it ends."""
         self._is_closed = True
-        for connection in self._idle:
-            await connection.disconnect()
-        self._idle.clear()
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*map(self._close, idle))
 
     async def abort(self) -> None:
         """Close all connections; calls under way, and those that wait for a connection, raise QueueClosed."""
         self._is_aborted = True
-        now = asyncio.get_running_loop().time()
-        for deadline in self._deadlines:
-            deadline.reschedule(now)
-        self._deadlines.clear()
+        for wire in self._due:
+            if wire.is_waiting:
+                wire.abort()
+        for deadline in self._opening:
+            deadline.reschedule(asyncio.get_running_loop().time())
         await self.close()
 
     def abandon(self) -> None:
-        """Close the sockets of idle connections after the event loop of this pool was closed."""
-        for connection in self._idle:
-            with suppress(OSError, AttributeError, TypeError):  # uvloop has closed them itself
-                connection._writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)  # noqa: SLF001
-            connection._writer = None  # noqa: SLF001 - redis-py would close it in the closed event loop
+        """Close the sockets after the event loop of this pool was closed."""
+        for wire in self._due:
+            wire.abandon()
+        self._due.clear()
         self._idle.clear()
 
 
@@ -215,47 +229,44 @@ def closed_error() -> QueueClosed:
     return QueueClosed("the queue is closed", hint="open a new one with create_redis_queue")
 
 
+def _is_too_long(error: Exception) -> bool:
+    return str(error).startswith(TOO_LONG)
+
+
 def _longest(commands: Sequence[Command]) -> int:
     return max(
         len(value) for command in commands for value in command if isinstance(value, bytes | str)
     )
 
 
-def _texts(args: Sequence[Any]) -> list[Any]:
-    """Return arguments with integers as text.
+def _packed(command: Command) -> bytes:
+    """Return a command as it is sent.
 
-    hiredis crashes if a signal handler raises while it formats one, which is when Python runs handlers.
+    Integers become text first: hiredis crashes if a signal handler raises while it formats one, which is when
+    Python runs handlers.
     """
-    return [str(arg) if type(arg) is int else arg for arg in args]
+    texts = [str(arg) if type(arg) is int else arg for arg in command]
+    if " " in texts[0]:
+        texts[:1] = texts[0].split()
+    packed: bytes = hiredis.pack_command(tuple(texts))  # type: ignore[arg-type] # of any length
+    return packed
 
 
-async def _round_trip(connection: Any, commands: Sequence[Command]) -> list[Any]:
-    packed = [hiredis.pack_command((*name.split(), *_texts(args))) for name, *args in commands]
-    await connection.send_packed_command(packed, check_health=False)
-    return [await _read_reply(connection, command) for command in commands]
-
-
-async def _is_usable(connection: Any) -> bool:
-    """Return True if it is open and has nothing to read: one closed by the server has its end to read."""
+async def _round_trip(wire: Wire, commands: Sequence[Command], packed: bytes) -> list[Any]:
+    wire.write(packed)
     try:
-        if not connection.is_connected or connection._writer.is_closing():  # noqa: SLF001 - after a reset
-            return False
-        return not await connection.can_read()
-    except (exceptions.ConnectionError, OSError):
-        return False
-
-
-async def _read_reply(connection: Any, command: Command) -> Any:
-    """Return a reply, or the server's error. Raises InvalidResponse for what the command cannot reply."""
-    name = command[0]
-    try:
-        reply = await connection.read_response()
-    except exceptions.ResponseError as error:
-        if str(error).startswith("Protocol error"):  # the server is about to close the connection
-            raise
-        return error
+        answers = await wire.read(len(commands))
     except replies.MALFORMED as error:  # of redis-py, which cannot read the server's error
+        name = commands[len(wire.replies)][0]
         raise exceptions.InvalidResponse(f"unexpected reply to {name}: {error}") from error
+    return list(map(_read, commands, answers))
+
+
+def _read(command: Command, reply: Any) -> Any:
+    """Return a reply, or the server's error. Raises InvalidResponse for what the command cannot reply."""
+    if isinstance(reply, Exception):
+        return reply
+    name = command[0]
     if name == "ZRANGE" and command[-1] == "WITHSCORES":
         name = "ZRANGE WITHSCORES"
     shape, convert = replies.COMMANDS.get(name), _CONVERTERS.get(command[0])
@@ -265,3 +276,15 @@ async def _read_reply(connection: Any, command: Command) -> Any:
         return convert(reply) if convert else reply
     except replies.MALFORMED:
         raise replies.unexpected(reply, command[0]) from None
+
+
+async def _check_primary(wire: Wire) -> None:
+    """Raise ReadOnlyError if the server is a replica."""
+    command = ("ROLE",)
+    [reply] = await _round_trip(wire, [command], _packed(command))
+    if isinstance(reply, exceptions.NoPermissionError):
+        return  # the user's ACL rules predate this check and lack +role
+    if isinstance(reply, Exception):
+        raise reply
+    if reply[0] != b"master":
+        raise exceptions.ReadOnlyError("READONLY the server has become a replica")

@@ -30,16 +30,14 @@ def fits(reply: Any, shape: Any, item_count: int = 0) -> bool:
     A shape is a type; words; a list: any number of that element; a tuple: these elements, after `...` any
     number of the last one; a PerItem; or a function that returns True.
     """
-    if isinstance(shape, type | UnionType):
-        return isinstance(reply, shape)
-    match shape:
-        case PerItem(element):
-            return type(reply) is list and len(reply) == item_count and _all_fit(reply, element)
-        case list() | tuple():
-            return type(reply) is list and _list_fits(reply, shape)
-        case frozenset():
-            return reply in shape
-    return bool(shape(reply))
+    kind = type(shape)
+    if kind is PerItem:
+        return type(reply) is list and len(reply) == item_count and _all_fit(reply, shape.element)
+    if kind is list or kind is tuple:
+        return type(reply) is list and _list_fits(reply, shape)
+    if kind is frozenset:
+        return reply in shape
+    return isinstance(reply, shape) if kind is type or kind is UnionType else bool(shape(reply))
 
 
 def _list_fits(reply: list[Any], shape: list[Any] | tuple[Any, ...]) -> bool:

@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.resources import files
+from pathlib import Path
 from typing import TypeVar
 
 from aragora_q.redis.keys import LUA_CONSTANTS
@@ -27,18 +27,19 @@ BATCH_LIMIT = 100
 BATCH_BYTES = 4 * 1024 * 1024
 """Approximate maximum of data in a call: a slow link must transfer it before the call times out."""
 
-_FOLDER = files("aragora_q.redis").joinpath("lua")
+_FOLDER = Path(__file__).with_name("lua")
 _SCRIPTS, _INCLUDES = (
-    {
-        file.name.removesuffix(".lua"): file.read_text(encoding="utf-8")
-        for file in folder.iterdir()
-        if file.name.endswith(".lua")
-    }
-    for folder in (_FOLDER, _FOLDER.joinpath("include"))
+    {file.stem: file.read_text(encoding="utf-8") for file in folder.glob("*.lua")}
+    for folder in (_FOLDER, _FOLDER / "include")
 )
 """The sources of `lua/` and of `lua/include`, by name. Every script includes `job` implicitly."""
 
 _WORD = re.compile(r"\w+")
+_CONSTANTS = {
+    name: f"'{value}'" if isinstance(value, str) else str(value)
+    for name, value in LUA_CONSTANTS.items()
+}
+_CONSTANT = re.compile(rf"\b(?:{'|'.join(_CONSTANTS)})\b")
 
 Value = str | bytes | int | float
 T = TypeVar("T")
@@ -158,19 +159,23 @@ def _item_reader(key_count: int, arg_count: int, width: int, *, keyed: bool) -> 
     )
 
 
-@dataclass
 class _Definition:
-    """A function or variable of an include, on one line."""
+    """A function or variable of an include."""
 
-    name: str
-    line: str
-    is_rare: bool
-    homes: set[str] = field(default_factory=set)
-    """The rare functions that it belongs in; `{""}`: the script itself; empty: it is not needed."""
+    def __init__(self, source: str) -> None:
+        head = source.partition("\n")[0]
+        self.source = source
+        self.is_function = head.startswith("local function")
+        self.is_rare = head.endswith("-- rare")
+        self.name = _WORD.findall(head)[2 if self.is_function else 1]
+        self.homes: set[str] = set()
+        """The rare functions that it belongs in; `{""}`: the script itself; empty: it is not needed."""
 
-    @property
-    def is_function(self) -> bool:
-        return self.line.startswith("local function")
+    @cached_property
+    def line(self) -> str:
+        """Its code on one line, with the values of constants for their names."""
+        code = _CONSTANT.sub(lambda found: _CONSTANTS[found[0]], _code(self.source))
+        return " ".join(code.split())
 
     @property
     def changes(self) -> bool:
@@ -191,36 +196,27 @@ def _definitions(body: str, includes: tuple[str, ...]) -> list[str]:
     use is defined in them, because few calls run them. A variable that changes stays outside, or it would
     begin again with each of their calls; so does one that several of them use, for example the time.
     """
-    constants = {
-        name: f"'{value}'" if isinstance(value, str) else str(value)
-        for name, value in LUA_CONSTANTS.items()
-    }
     words = set(_WORD.findall(_code(body)))
-    bound = [f"local {name}={constants[name]}" for name in constants if name in words]
-    available = [d for name in includes for d in _split(_INCLUDES[name], constants)]
+    bound = [f"local {name}={_CONSTANTS[name]}" for name in _CONSTANTS if name in words]
+    available = [_Definition(source) for name in includes for source in _split(_INCLUDES[name])]
     for n, definition in reversed(list(enumerate(available))):
         homes = {""} if definition.name in words else set()
         for user in available[n + 1 :]:
             if user.homes and definition.name in user.words:
                 homes |= {user.name} if user.is_rare else user.homes
-        stays = definition.changes or (len(homes) > 1 and not definition.is_function)
-        definition.homes = {""} if "" in homes or (homes and stays) else homes
+        stays = homes and (definition.changes or (len(homes) > 1 and not definition.is_function))
+        definition.homes = {""} if "" in homes or stays else homes
     for n, definition in enumerate(available):
-        if definition.is_rare:
+        if definition.is_rare and definition.homes:
             inner = [d.line for d in available[:n] if definition.name in d.homes]
             head, end, rest = definition.line.partition(")")
             definition.line = " ".join([head + end, *inner, rest])
     return bound + [d.line for d in available if "" in d.homes]
 
 
-def _split(source: str, constants: Mapping[str, str]) -> Iterator[_Definition]:
-    """Yield the definitions of an include, with the values of constants for their names."""
-    any_constant = re.compile(rf"\b(?:{'|'.join(constants)})\b")
-    for text in re.split(r"^(?=local )", source, flags=re.MULTILINE)[1:]:
-        name = _WORD.findall(text)[2 if text.startswith("local function") else 1]
-        code = any_constant.sub(lambda found: constants[found[0]], _code(text))
-        is_rare = text.partition("\n")[0].endswith("-- rare")
-        yield _Definition(name, " ".join(code.split()), is_rare)
+def _split(source: str) -> list[str]:
+    """Return the definitions of an include."""
+    return re.split(r"^(?=local )", source, flags=re.MULTILINE)[1:]
 
 
 def _code(source: str) -> str:

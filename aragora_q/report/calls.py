@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from aragora_q.job_rules import BEGUN, quoted_usd
 from aragora_q.loose import (
     is_number,
-    mapping,
     mapping_or_none,
     mappings,
     number_or_none,
@@ -23,9 +23,6 @@ CALL, FAULT, PAST = "call/", "fault/", "past/"
 """Begin the name of a checkpoint that holds a call, `call/<phase>.<seat>.<try>`: with a reply, without, and one
 that was discarded by `requeue --from`.
 """
-
-BEGUN = "begun"
-"""The checkpoint that says how the debate began, and what it was expected to cost."""
 
 PHASES = ("propose", "review", "revise", "discuss", "vote", "judge", "synthesize")
 """The kinds of phases, in the order in which they occur within a round or after the rounds."""
@@ -159,7 +156,7 @@ def read_calls(journal: Mapping[str, Any] | None, transcript: object) -> Calls:
     if journal is None:
         problem = "the job's journal cannot be read"
     faults.sort(key=lambda call: (call.step, call.seat, call.attempt))
-    quote_usd = number_or_none(mapping((journal or {}).get(BEGUN)).get("quote_usd"))
+    quote_usd = quoted_usd((journal or {}).get(BEGUN))
     return Calls(_phases(found), faults, dropped, quote_usd, bool(journal), problem)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from aragora_q.base import Job, JobStatus
 from aragora_q.formats import count, dollars, duration
 from aragora_q.loose import mapping, number_or_none, text, texts, whole
-from aragora_q.report import accounts, outcome, rounds
+from aragora_q.report import accounts, outcome, rounds, summary
 from aragora_q.report.calls import Calls
 from aragora_q.report.debate import Debate
 from aragora_q.report.document import Facts, Notice, Report, Section, Speech, Tone
@@ -60,7 +60,7 @@ def _notices(debate: Debate) -> Iterator[Notice]:
 
 
 def _verdict_notice(debate: Debate) -> Notice:
-    degraded = outcome.degraded(debate)
+    degraded = summary.degraded(debate)
     if debate.mode == "none":
         found = "No vote was held: consensus mode none"
         return Notice(f"{found}; {degraded}.", Tone.CAUTION) if degraded else Notice(f"{found}.")

@@ -10,6 +10,7 @@ from typing import Any
 
 from aragora_q.base import Job
 from aragora_q.formats import count
+from aragora_q.job_rules import quoted_usd
 from aragora_q.loose import mapping, mappings, number_or_none, text, texts, whole, wholes
 from aragora_q.report.calls import Call, Calls
 
@@ -119,7 +120,7 @@ class Debate:
     def quote(self) -> float | None:
         """Return what the debate was expected to cost when it began; None if that is not known."""
         if self.result:
-            return number_or_none(self.result.get("quote_usd"))
+            return quoted_usd(self.result)
         return self.calls.quote_usd
 
     def unpriced_calls(self) -> int:

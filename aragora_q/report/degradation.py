@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.formats import count
+from aragora_q.job_rules import is_debate
 from aragora_q.loose import mappings, text
 from aragora_q.report.calls import Calls
 from aragora_q.report.debate import Debate
-from aragora_q.report.outcome import ENDINGS, is_debate
+from aragora_q.report.summary import ENDINGS
 
 LIMITS = ("max_tokens", "max_cost", "timeout")
 """Values of `ended_by` that mean: rounds that might have changed the answers were not held. A full journal is

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.formats import YES_NO, count, dollars_or_unknown, duration, price, shortened
+from aragora_q.job_rules import is_debate
 from aragora_q.loose import text
 from aragora_q.report import accounts
 from aragora_q.report.calls import Calls
 from aragora_q.report.content import MAX_TITLE_CHARS, build_report
 from aragora_q.report.debate import Debate
 from aragora_q.report.document import Facts, Front, Notice, Report, Row, Section, Table, Tone, Topic
-from aragora_q.report.outcome import is_debate
 
 MAX_CELL_CHARS = 80
 """Questions and verdicts are shortened in the overview; the chapters have them in full."""

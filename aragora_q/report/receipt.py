@@ -19,12 +19,12 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.errors import InvalidPayload
+from aragora_q.job_rules import is_debate
 from aragora_q.loose import mapping, mappings
 from aragora_q.moments import iso_time
 from aragora_q.report.calls import Call, Calls
 from aragora_q.report.debate import Debate
 from aragora_q.report.degradation import Cancel, cancel_of, degradations
-from aragora_q.report.outcome import is_debate
 
 VERSION = 1
 """Of the form of receipts."""

@@ -15,8 +15,8 @@ import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import date, timedelta
-from typing import Any, NamedTuple, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from aragora_q import codec
 from aragora_q.base import (
@@ -33,17 +33,6 @@ from aragora_q.base import (
 )
 from aragora_q.changes import Change, actor, read_changes
 from aragora_q.config.settings import QueueConfig, get_queue_config
-from aragora_q.contracts import (
-    HeldJob,
-    HeldPage,
-    Identity,
-    MaintenanceClaim,
-    PromotionResult,
-    PurgeResult,
-    ReclaimResult,
-    WorkerSession,
-    WorkQueue,
-)
 from aragora_q.errors import (
     AragoraQError,
     GroupNotFound,
@@ -54,11 +43,7 @@ from aragora_q.errors import (
     QueueFull,
     did_you_mean,
 )
-from aragora_q.gates.call_history import read_history
-from aragora_q.gates.client import RedisGates
-from aragora_q.gates.spending import Spending
-from aragora_q.history import CallHistory
-from aragora_q.job import check_job, check_phase, forked_from
+from aragora_q.job_rules import check_job, check_phase, forked_from
 from aragora_q.labels import JobFilter, check_notify, decode_labels, encode_labels
 from aragora_q.loose import json_object
 from aragora_q.money import MICROS
@@ -69,9 +54,23 @@ from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
 from aragora_q.redis.server import check_durability, check_server
 from aragora_q.status import JobStatusTracker
 from aragora_q.streams import finding
-from aragora_q.streams.outbox import RedisOutbox
-from aragora_q.streams.schedules import RedisSchedules
-from aragora_q.streams.session import RedisWorkerSession
+from aragora_q.work_queue import WorkQueue
+
+if TYPE_CHECKING:
+    from aragora_q.contracts import (
+        HeldJob,
+        HeldPage,
+        Identity,
+        MaintenanceClaim,
+        PromotionResult,
+        PurgeResult,
+        ReclaimResult,
+        WorkerSession,
+    )
+    from aragora_q.gates.client import RedisGates
+    from aragora_q.history import CallHistory
+    from aragora_q.streams.outbox import RedisOutbox
+    from aragora_q.streams.schedules import RedisSchedules
 
 DEAD_WORKER_LEASES = 3
 """A worker without a heartbeat for this many leases is removed; its jobs were reclaimed after one."""
@@ -151,11 +150,22 @@ class RedisStreamsQueue(WorkQueue):
         self.before_close = set()
         self.tracker = JobStatusTracker(self.connection)
         """Reads jobs, statuses and history."""
-        self.schedules = RedisSchedules(self.connection, self.check, _refusal)
-        self.outbox = RedisOutbox(self.connection)
-        """Messages for webhooks."""
         self._durability_is_checked = False
         self._keys = self.connection.keys
+
+    @cached_property
+    def schedules(self) -> RedisSchedules:  # type: ignore[override] # nobody sets it
+        """What has become of the times of schedules."""
+        from aragora_q.streams.schedules import RedisSchedules
+
+        return RedisSchedules(self.connection, self.check, _refusal)
+
+    @cached_property
+    def outbox(self) -> RedisOutbox:  # type: ignore[override] # likewise
+        """Messages for webhooks."""
+        from aragora_q.streams.outbox import RedisOutbox
+
+        return RedisOutbox(self.connection)
 
     async def may_write(self) -> bool:
         """Return True if the Redis user of this queue may change it."""
@@ -420,6 +430,8 @@ class RedisStreamsQueue(WorkQueue):
     async def list_held(
         self, causes: Collection[HoldCause], after: str = "", *, limit: int = BATCH_LIMIT
     ) -> HeldPage:
+        from aragora_q.contracts import HeldPage
+
         next_after, *rows = await self.connection.run(
             "list_held",
             job_prefix=self._keys.job_prefix,
@@ -645,13 +657,19 @@ class RedisStreamsQueue(WorkQueue):
 
     async def call_history(self) -> CallHistory:
         """Return what calls of the queue's finished debates took: the basis of quotes."""
+        from aragora_q.gates.call_history import read_history
+
         async with self.connection.open_gates() as gates:
             return await read_history(gates)
 
     def gates(self, worker_id: str) -> RedisGates:
+        from aragora_q.gates.client import RedisGates
+
         return RedisGates(self.connection.for_gates(), self.config, worker_id)
 
     def session(self, identity: Identity, *, lease_seconds: float | None = None) -> WorkerSession:
+        from aragora_q.streams.session import RedisWorkerSession
+
         if not WORKER_ID_PATTERN.fullmatch(identity.worker_id):
             raise InvalidPayload(
                 f"invalid worker id {identity.worker_id!r:.100}: use 1 to 48 letters, digits and ._-, "
@@ -663,6 +681,8 @@ class RedisStreamsQueue(WorkQueue):
         return RedisWorkerSession(self.connection, self.config, identity, lease_ms)
 
     async def promote(self) -> PromotionResult:
+        from aragora_q.contracts import PromotionResult
+
         moved, next_due_ms = await self.connection.run(
             "promote",
             job_prefix=self._keys.job_prefix,
@@ -672,6 +692,8 @@ class RedisStreamsQueue(WorkQueue):
         return PromotionResult(moved, next_due_ms / 1000 if next_due_ms >= 0 else None)
 
     async def claim_maintenance(self, worker_id: str, ttl_seconds: float) -> MaintenanceClaim:
+        from aragora_q.contracts import MaintenanceClaim
+
         granted, registered_workers, since_purge_ms = await self.connection.run(
             "claim_maintenance", worker_id=worker_id, ttl_ms=round(ttl_seconds * 1000)
         )
@@ -712,6 +734,8 @@ class RedisStreamsQueue(WorkQueue):
         self, lane: int, cursor: str, reclaimer: str, results: list[ReclaimResult], *, dry_run: bool
     ) -> str:
         """Reclaim one page of a lane, add to `results`, and return the next page's cursor."""
+        from aragora_q.contracts import ReclaimResult
+
         _, next_cursor, *rows = await self.connection.run(
             "reclaim",
             keys={"stream": self._keys.streams[lane]},
@@ -746,6 +770,8 @@ class RedisStreamsQueue(WorkQueue):
         by: str = "",
         reason: str = "",
     ) -> PurgeResult:
+        from aragora_q.contracts import PurgeResult
+
         older_than_ms = (
             self.config.retention_ms
             if older_than_seconds is None
@@ -815,6 +841,10 @@ class RedisStreamsQueue(WorkQueue):
 
     async def _spent_on(self, *days: int) -> list[Value]:
         """Return the micro-dollars that this queue spent on days since 1970; "-" if they cannot be read."""
+        from datetime import date, timedelta
+
+        from aragora_q.gates.spending import Spending
+
         try:
             async with asyncio.timeout(SPEND_SECONDS), self.connection.open_gates() as gates:
                 reader = Spending(gates)
@@ -874,6 +904,8 @@ def default_worker_id() -> str:
 
 
 def _held_job(row: Sequence[bytes]) -> HeldJob:
+    from aragora_q.contracts import HeldJob
+
     job_id, cause, by, micros, until_ms = map(replies.text, row)
     return HeldJob(
         job_id,

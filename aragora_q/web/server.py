@@ -22,6 +22,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from aragora_q import process
 from aragora_q.config.redis_url import format_address
 from aragora_q.config.settings import QueueConfig
 from aragora_q.errors import ConfigError
@@ -126,7 +127,7 @@ async def serve(
     server = create_server(guard, console.feed.end_streams)
     metrics.connections.set_function(lambda: len(server.server_state.connections))
     gc.collect()
-    gc.freeze()  # modules and routes stay: a collection that looks at them all delays every request
+    process.stay()  # modules and routes stay: a collection that looks at them all delays every request
     await server.serve(sockets=[sock])
 
 

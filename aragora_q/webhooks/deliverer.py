@@ -20,12 +20,13 @@ from threading import Thread
 from aragora_q.backoff import Backoff, jittered
 from aragora_q.config import QueueConfig
 from aragora_q.config.tables import WebhookConfig
-from aragora_q.contracts import ClaimRequest, Delivery, Settled, SettleResult, WorkQueue
+from aragora_q.contracts import ClaimRequest, Delivery, Settled, SettleResult
 from aragora_q.errors import SERVER_ERRORS, AragoraQError, CommandRefused, ConfigError
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.webhooks import messages
 from aragora_q.webhooks.sending import Sent, send
+from aragora_q.work_queue import WorkQueue
 
 logger = get_logger(__name__)
 

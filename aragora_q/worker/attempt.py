@@ -36,7 +36,7 @@ from aragora_q.errors import (
     WorkerUnable,
 )
 from aragora_q.history import CallHistory
-from aragora_q.job import MAX_TIMEOUT_SECONDS, is_timeout
+from aragora_q.job_rules import MAX_TIMEOUT_SECONDS, is_timeout
 from aragora_q.ledger import CallLedger
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import CallMetrics

@@ -10,9 +10,10 @@ from typing import Any, TypedDict
 
 from aragora_q._version import __version__
 from aragora_q.backoff import jittered
+from aragora_q.base import STALL_SECONDS
 from aragora_q.config import QueueConfig
 from aragora_q.context import Executor
-from aragora_q.contracts import STALL_SECONDS, Identity, WorkQueue
+from aragora_q.contracts import Identity
 from aragora_q.errors import SERVER_ERRORS, AragoraQError
 from aragora_q.maintenance import MaintenanceLoop, run_periodically
 from aragora_q.observability.logs import get_logger
@@ -20,6 +21,7 @@ from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.retry import RetryPolicy
 from aragora_q.scheduler import Scheduler
 from aragora_q.webhooks.deliverer import Deliverer
+from aragora_q.work_queue import WorkQueue
 from aragora_q.worker import liveness
 from aragora_q.worker.fetcher import Fetcher
 from aragora_q.worker.fitness import Fitness

@@ -15,11 +15,12 @@ from functools import partial
 from typing import TypeVar
 
 from aragora_q.backoff import jittered
-from aragora_q.contracts import AskedAgent, FetchResult, Gates, WorkerSession, WorkQueue
+from aragora_q.contracts import AskedAgent, FetchResult, Gates, WorkerSession
 from aragora_q.errors import SERVER_ERRORS, TRANSIENT_ERRORS, AragoraQError
 from aragora_q.maintenance import MaintenanceLoop, promote_pass
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
+from aragora_q.work_queue import WorkQueue
 from aragora_q.worker.fitness import Fitness
 from aragora_q.worker.leases import LeaseKeeper
 from aragora_q.worker.outages import OutageTracker

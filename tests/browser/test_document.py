@@ -7,7 +7,9 @@ from playwright.sync_api import expect
 from support.sample_debates import SAMPLES
 
 from aragora_q.experiments.rows import row_of
-from aragora_q.report import Title, build_chapter, build_front, page, read_calls
+from aragora_q.report import page
+from aragora_q.report.calls import read_calls
+from aragora_q.report.group import Title, build_chapter, build_front
 
 NAMES = ("disagreeing", "failed", "running")
 

@@ -13,7 +13,7 @@ from aragora_q.errors import AgentUnavailable, HoldJob, PermanentError
 from aragora_q.executors.debate.prices import Price
 from aragora_q.executors.debate.requests import Propose, Review, Synthesize, Vote
 from aragora_q.job import create_debate_job
-from aragora_q.report import Calls, read_calls
+from aragora_q.report.calls import Calls, read_calls
 from aragora_q.report.degradation import degradations
 from aragora_q.report.receipt import make_receipt, verify
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aragora_q.executors.debate import labels
-from aragora_q.job import AGENTS_RANGE
+from aragora_q.job_rules import AGENTS_RANGE
 
 NONCES = st.text("0123456789abcdef", min_size=8, max_size=8)
 COUNTS = st.integers(1, AGENTS_RANGE[1])

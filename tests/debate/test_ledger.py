@@ -500,7 +500,10 @@ async def test_people_see_what_each_seat_took(seat_scripted_agents, run_debate):
     """Of an ended debate and of one that runs: calls without a reply count, and unknown is not 0."""
     from aragora_q.base import Job, JobStatus
     from aragora_q.job_text import progress_text
-    from aragora_q.report import build_report, outcome_of, plain, read_calls
+    from aragora_q.report import plain
+    from aragora_q.report.calls import read_calls
+    from aragora_q.report.content import build_report
+    from aragora_q.report.summary import outcome_of
 
     def at(usd):
         return lambda task: replace(saying("tea")(task), cost_usd=usd)

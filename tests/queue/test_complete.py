@@ -39,3 +39,15 @@ async def test_large_results_are_sent_in_small_batches(new_harness):
     result = Completed(b'{"text":"' + b"y" * 1_000_000 + b'"}')
     assert await session.report([Report(job, result) for job in running]) == ["completed"] * 50
     assert harness.redis.info("commandstats")["cmdstat_evalsha"]["calls"] >= 15
+
+
+async def test_status_is_in_a_hash(harness):
+    """As documented, `redis-cli HGET` of a job's key shows its status: waiting, running and completed."""
+    session = await harness.worker()
+    key = harness.keys.job("a")
+    await harness.enqueue("a")
+    assert harness.redis.hget(key, "status") == "pending"
+    job = await harness.start_one(session)
+    assert harness.redis.hget(key, "status") == "processing"
+    await harness.report(session, job, Completed(b"{}"))
+    assert harness.redis.hget(key, "status") == "completed"

@@ -11,15 +11,14 @@ from aragora_q.answer_form import is_blank
 from aragora_q.base import Job
 from aragora_q.errors import InvalidPayload
 from aragora_q.job import (
-    AGENTS_RANGE,
     CONSENSUS_MODES,
     MAX_QUESTION_CHARS,
     ROUNDS_RANGE,
     DebateJobPayload,
     DebateResult,
-    check_job,
     create_debate_job,
 )
+from aragora_q.job_rules import AGENTS_RANGE, check_job
 
 
 def debate(**changed):

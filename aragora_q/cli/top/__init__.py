@@ -86,6 +86,7 @@ async def _top(settings: QueueConfig, given: GivenFilter) -> None:
 
     async with options.open_queue(settings) as queue, queue.connection.open_gates() as gates:
         app = TopApp(Reader(queue, gates), await given.resolve(queue), options.operator())
+        process.stay()
         with _stopped_by_signals(app):
             await app.run_async(mouse=False)  # the terminal's own selection copies ids
     if app.stopped_by is not None:

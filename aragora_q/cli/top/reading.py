@@ -7,13 +7,17 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from aragora_q import report, views
+from aragora_q import views
 from aragora_q.base import Job, JobStatus
 from aragora_q.cli.layout import job_lines
 from aragora_q.errors import InvalidPayload, did_you_mean
 from aragora_q.formats import safe_text
+from aragora_q.job_rules import is_debate
 from aragora_q.labels import JobFilter
 from aragora_q.report import plain
+from aragora_q.report.calls import read_calls
+from aragora_q.report.content import build_report
+from aragora_q.report.debate import Debate
 
 if TYPE_CHECKING:
     from aragora_q.redis.connection import Connection
@@ -97,12 +101,12 @@ class Reader:
     async def _text(self, job: Job, width: int) -> str:
         tracker = self.queue.tracker
         history, now = await tracker.history(job.id), await tracker.server_time()
-        if not report.is_debate(job):
+        if not is_debate(job):
             return _safe_lines(job_lines(job, now, history))
         journal = await tracker.checkpoints(job.id)
-        calls = report.read_calls(journal, (job.result or {}).get("transcript"))
-        lines = job_lines(job, now, history, report.quote_usd(job, calls))
-        return f"{_safe_lines(lines)}\n\n{plain.render(report.build_report(job, calls), width)}"
+        calls = read_calls(journal, (job.result or {}).get("transcript"))
+        lines = job_lines(job, now, history, Debate(job, calls).quote())
+        return f"{_safe_lines(lines)}\n\n{plain.render(build_report(job, calls), width)}"
 
     def events(self) -> AsyncIterator[list[dict[str, str]]]:
         """Iterate over the queue's events as they happen, without end."""

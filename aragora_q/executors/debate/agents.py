@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from hashlib import sha256
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -30,19 +30,22 @@ from aragora_q.errors import (
     did_you_mean,
     nearest,
 )
-from aragora_q.executors.debate import demo, keys
+from aragora_q.executors.debate import keys
 from aragora_q.executors.debate.local import model_files
 from aragora_q.executors.debate.prices import Price, price_list, price_of
 from aragora_q.executors.debate.providers import (
     ADDRESSABLE,
     ALIASES,
+    PERSONAS,
     PROVIDERS,
     in_tier,
     split_model,
 )
-from aragora_q.executors.debate.requests import Agent
 from aragora_q.observability.logs import get_logger
 from aragora_q.retry import describe, is_machine_limit
+
+if TYPE_CHECKING:
+    from aragora_q.executors.debate.requests import Agent
 
 logger = get_logger(__name__)
 
@@ -58,7 +61,7 @@ MIN_CHOSEN_AGENTS = 3
 
 
 KNOWN = (
-    *ALIASES, "demo", *(f"demo:{persona}" for persona in demo.PERSONAS),
+    *ALIASES, "demo", *(f"demo:{persona}" for persona in PERSONAS),
     *(f"local:{model}" for model in model_files.MODELS),
 )  # fmt: skip
 """Agents that need no configuration, without those that are named by provider and model."""
@@ -192,7 +195,7 @@ def choose_agents(
             description = "a real but very small model on this machine; free, slow, and often wrong"
             return _fill_seats([f"local:{model}"]), f"three seats of {model}: {description}"
     description = "their answers are computed from the question's words; no model is called"
-    return [f"demo:{persona}" for persona in demo.PERSONAS], f"three demo agents: {description}"
+    return [f"demo:{persona}" for persona in PERSONAS], f"three demo agents: {description}"
 
 
 def _fill_seats(names: list[str]) -> list[str]:
@@ -269,6 +272,8 @@ class AgentRegistry:
         """
         config = config_of(name, self._config, service_tier)
         if config.model.partition(":")[0] == "demo":
+            from aragora_q.executors.debate import demo  # noqa: PLC0415 - names are checked without it
+
             _, _, persona = demo.model_of(config.model, seat).partition(":")
             return demo.DemoAgent(name, persona, agent_price(name, self._config))
         async with self._lock:
@@ -310,7 +315,7 @@ def _known_config(name: str, config: QueueConfig) -> AgentConfig:
     if agent.model in ALIASES and not agent.base_url:
         agent = agent.model_copy(update={"model": ALIASES[agent.model]})
     kind, colon, detail = agent.model.partition(":")
-    if kind == "demo" and (not colon or detail in demo.PERSONAS):
+    if kind == "demo" and (not colon or detail in PERSONAS):
         return agent
     if kind == "local" and detail in model_files.MODELS:
         return agent

@@ -19,6 +19,7 @@ from aragora_q.errors import PermanentError
 from aragora_q.executors.debate.consensus import stable_hash
 from aragora_q.executors.debate.prices import FREE, Price
 from aragora_q.executors.debate.prompts import max_input_tokens, prompt_for
+from aragora_q.executors.debate.providers import PERSONAS
 from aragora_q.executors.debate.requests import (
     PLAIN,
     AgentRequest,
@@ -39,8 +40,6 @@ DISCLAIMER = "(Computed from the words of the question; no model was called.)"
 TRIAL = "on a small scale"
 PAUSE_SECONDS = 0.1
 """Delay of every reply, so that a debate can be watched."""
-
-PERSONAS = ("bold", "careful", "curious")
 
 _STOP_WORDS = (
     "a an and are as at be better by can could did do does for from has have how i if in is it "

@@ -14,7 +14,7 @@ from aragora_q.executors.debate import keys, replies
 from aragora_q.executors.debate.journal import Entry
 from aragora_q.executors.debate.replies import Unusable, Value
 from aragora_q.executors.debate.requests import Agent, AgentRequest, CallFault, Manner, Reply
-from aragora_q.job import MAX_AGENT_CHARS
+from aragora_q.job_rules import MAX_AGENT_CHARS
 
 MAX_SAID_CHARS = 300
 """Length at which the text of a reply that was not used is cut."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aragora_q.config.settings import QueueConfig
-from aragora_q.contracts import MAX_CLOSED_SECONDS
 from aragora_q.errors import (
     AragoraQError,
     ConfigError,
@@ -80,6 +79,8 @@ def closed_seconds(error: AragoraQError) -> float | None:
         case GateClosed():
             return error.delay_seconds if error.by else None
         case RetryLater():
+            from aragora_q.contracts import MAX_CLOSED_SECONDS  # noqa: PLC0415 - only where agents are asked
+
             seconds = error.delay_seconds or UNNAMED_WAIT_SECONDS
             return seconds if seconds > MAX_CLOSED_SECONDS else None
     return None

@@ -37,6 +37,9 @@ ADDRESSABLE = frozenset(_ADDRESSABLE_NAMES.split())
 """Providers whose protocol is also spoken at a `base_url`."""
 
 
+PERSONAS = ("bold", "careful", "curious")
+"""The demo agents are `demo:<persona>`; they call no model."""
+
 _EVERY_TIER = frozenset(SERVICE_TIERS)
 TIERS = {
     "anthropic": frozenset({"auto", "default"}),

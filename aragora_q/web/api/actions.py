@@ -15,7 +15,7 @@ from aragora_q import views
 from aragora_q.base import is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound
 from aragora_q.formats import any_of
-from aragora_q.job import check_phase
+from aragora_q.job_rules import check_phase
 from aragora_q.web.access import Access, Operator
 from aragora_q.web.api.jobs import Filter, filter_of
 from aragora_q.web.api.routing import (

@@ -13,14 +13,16 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from aragora_q import report, views
+from aragora_q import views
 from aragora_q.base import Job, JobStatus, is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound, NotDurable, TryAgain
 from aragora_q.intake.bulk import BulkSummary, Checked, LineChecker
 from aragora_q.intake.checks import MAX_QUOTE, NO_THRESHOLDS, held_fields
 from aragora_q.intake.quoter import Quoter
 from aragora_q.job_fields import default_fields
+from aragora_q.job_rules import is_debate
 from aragora_q.labels import JobFilter
+from aragora_q.report.calls import read_calls
 from aragora_q.report.receipt import Receipt
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Access, Producer, Viewer
@@ -363,12 +365,12 @@ async def get_job(
 async def get_debate(access: Viewer, job_id: str) -> Response:
     """Return a debate as far as it is: rounds, replies and calls without one, as `show -f json`."""
     job = await require_job(access.queue, job_id)
-    if not report.is_debate(job):
+    if not is_debate(job):
         raise InvalidPayload(
             f"job {job.id} is not a debate: its payload has no question and agents"
         )
     journal = await access.queue.tracker.checkpoints(job.id)
-    calls = report.read_calls(journal, (job.result or {}).get("transcript"))
+    calls = read_calls(journal, (job.result or {}).get("transcript"))
     return answer(views.debate_json(job, calls))
 
 

@@ -16,7 +16,7 @@ from fastapi.responses import Response
 from aragora_q.base import Group
 from aragora_q.errors import GroupSealed, JobNotFound
 from aragora_q.formats import count
-from aragora_q.job import check_phase
+from aragora_q.job_rules import check_phase
 from aragora_q.web.access import Operator
 from aragora_q.web.filters import read_filter
 from aragora_q.web.lookup import require_group, require_job_id

@@ -11,14 +11,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 
-from aragora_q import report, views
+from aragora_q import views
 from aragora_q.base import LIVE, Job, JobStatus
 from aragora_q.errors import InvalidPayload, JobNotFound
-from aragora_q.job import PHASE_PATTERN
+from aragora_q.job_rules import PHASE_PATTERN, is_debate
 from aragora_q.job_text import progress_text
 from aragora_q.loose import number_or_none, text, whole
 from aragora_q.report import page
+from aragora_q.report.calls import Calls, read_calls
+from aragora_q.report.content import build_report
 from aragora_q.report.document import Block
+from aragora_q.report.grid import build_grid
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.access import Viewer
 from aragora_q.web.lookup import require_job_id
@@ -60,7 +63,7 @@ async def job_page(request: Request, access: Viewer, job_id: str) -> HTMLRespons
         now=found.now,
         job=job,
         incidents=[_incident(line) for line in history],
-        debate=_debate(job, journal) if report.is_debate(job) else None,
+        debate=_debate(job, journal) if is_debate(job) else None,
         progress=progress_text(job.progress) if job.progress and job.status in LIVE else "",
         as_json=views.job_json(job),
         can=_can(job),
@@ -89,19 +92,19 @@ async def _journal(queue: RedisStreamsQueue, job_id: str) -> Mapping[str, Any] |
 
 
 def _debate(job: Job, journal: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    calls = report.read_calls(journal, (job.result or {}).get("transcript"))
-    found = report.build_report(job, calls)
+    calls = read_calls(journal, (job.result or {}).get("transcript"))
+    found = build_report(job, calls)
     return {
         "title": found.title or job.id,
         "intro": _laid_out(found.intro),
         "outcome": [(each.title, _laid_out(each.blocks, each.title)) for each in found.outcome],
         "course": [(each.title, _laid_out(each.blocks, each.title)) for each in found.course],
-        "grid": report.build_grid(job, calls),
+        "grid": build_grid(job, calls),
         "phases": list(_phases(calls)),
     }
 
 
-def _phases(calls: report.Calls) -> Iterator[tuple[str, str]]:
+def _phases(calls: Calls) -> Iterator[tuple[str, str]]:
     """Yield from which phases on a requeue can make calls again, each with a text; blank: none."""
     paths = [each.path for each in calls.phases if calls.is_kept]
     paths = [each for each in paths if PHASE_PATTERN.fullmatch(each)]

@@ -29,10 +29,10 @@ from aragora_q.intake.forks import FROM, with_source
 from aragora_q.intake.quoter import Quoted, Quoter
 from aragora_q.job import CONSENSUS_MODES, DEBATE_MODES, SERVICE_TIERS
 from aragora_q.job_fields import create_job
+from aragora_q.job_rules import is_debate
 from aragora_q.labels import check_labels
 from aragora_q.loose import text, texts
 from aragora_q.moments import parse_duration
-from aragora_q.report import is_debate
 from aragora_q.web.access import Producer
 from aragora_q.web.lookup import require_job
 from aragora_q.web.pages.forms import Form, plain_lines

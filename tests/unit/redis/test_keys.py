@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aragora_q.base import JOB_ID_PATTERN, LANES, QUEUE_NAME_PATTERN, WORKER_ID_PATTERN, lane_of
-from aragora_q.job import PRIORITY_RANGE
+from aragora_q.job_rules import PRIORITY_RANGE
 from aragora_q.redis.keys import GROUP, LUA_CONSTANTS, QueueKeys
 
 FIXED = (

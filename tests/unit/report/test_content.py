@@ -9,17 +9,12 @@ from support.sample_debates import SAMPLES, call, job, journal
 
 from aragora_q.base import Hold, JobStatus
 from aragora_q.cli.layout import job_lines
-from aragora_q.report import (
-    build_report,
-    has_outcome,
-    is_debate,
-    markdown,
-    outcome_of,
-    page,
-    plain,
-    read_calls,
-)
+from aragora_q.job_rules import has_outcome, is_debate
+from aragora_q.report import markdown, page, plain
+from aragora_q.report.calls import read_calls
+from aragora_q.report.content import build_report
 from aragora_q.report.document import Notice, Speeches, Table
+from aragora_q.report.summary import outcome_of
 
 
 def report_of(made, entries):

@@ -4,8 +4,8 @@ import pytest
 from support import sample_debates
 
 from aragora_q.base import JobStatus
-from aragora_q.report import build_grid, read_calls
-from aragora_q.report.grid import CellState
+from aragora_q.report.calls import read_calls
+from aragora_q.report.grid import CellState, build_grid
 
 
 def grid_of(name, **changes):

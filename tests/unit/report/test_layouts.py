@@ -15,18 +15,11 @@ from support.sample_debates import SAMPLES, call, job, result
 from aragora_q import formats
 from aragora_q.base import Job, JobStatus
 from aragora_q.experiments.rows import row_of
-from aragora_q.report import (
-    Calls,
-    Title,
-    build_chapter,
-    build_front,
-    build_report,
-    markdown,
-    page,
-    plain,
-    read_calls,
-)
+from aragora_q.report import markdown, page, plain
+from aragora_q.report.calls import Calls, read_calls
+from aragora_q.report.content import build_report
 from aragora_q.report.document import Report, Row, Table
+from aragora_q.report.group import Title, build_chapter, build_front
 
 HOSTILE = [
     "</script><script>alert(1)</script>",

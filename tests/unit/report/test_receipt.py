@@ -12,8 +12,7 @@ from support.sample_debates import SAMPLES
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.errors import InvalidPayload
-from aragora_q.report import read_calls
-from aragora_q.report.calls import Calls
+from aragora_q.report.calls import Calls, read_calls
 from aragora_q.report.receipt import key_id, make_receipt, verify
 
 KEY, OTHER_KEY = "k" * 32, "o" * 32
