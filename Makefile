@@ -1,6 +1,6 @@
 # `make help` lists the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-pythons check format docs man screenshots bench audit packages bench-packages bench-caches bench-providers bench-quotes bench-web clean
+.PHONY: help setup demo test test-fast test-pythons check format docs man screenshots bench audit packages bench-packages bench-peers bench-caches bench-providers bench-quotes bench-web clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -76,6 +76,9 @@ bench-caches: setup ## Measure how much of a debate's input comes from providers
 
 bench-web: setup ## Measure a console with 500 event streams and 200 requests per second
 	$(BIN)/python -m benchmarks.web
+
+bench-peers: setup ## Compare with other queues, installed under build/peers; write the tables of docs/performance.md
+	$(BIN)/python -m benchmarks.peers
 
 bench-quotes: setup ## Measure how good quotes are after 0, 10, 100 and 1,000 debates
 	$(BIN)/python -m benchmarks.quotes

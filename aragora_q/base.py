@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypedDict, get_args
@@ -330,8 +330,10 @@ class JobQueue(ABC):
         """
 
     @abstractmethod
-    async def enqueue_many(self, jobs: Sequence[Job]) -> list[EnqueueResult]:
+    async def enqueue_many(self, jobs: Iterable[Job]) -> list[EnqueueResult]:
         """Add many jobs in few round trips; return a result per job, in the same order.
+
+        `jobs` may be a generator: then jobs are made while the server works.
 
         Jobs that are refused one by one, because their group is sealed, do not keep the others out; an error
         is raised at the end.
@@ -340,7 +342,7 @@ class JobQueue(ABC):
             AragoraQError: as `enqueue`, but not NotDurable, which `EnqueueResult.durable` reports instead.
                 Some of the jobs may have been enqueued: its `results` has one result per job, in the same
                 order, or None. None means: not enqueued, or unknown after RedisUnreachable. Calling again
-                with the same jobs enqueues no job twice.
+                with the same jobs enqueues no job twice. Of a generator, these are the jobs taken from it.
         """
 
     @abstractmethod

@@ -8,22 +8,22 @@ counters, indexes, retries, leases, metrics or logs. No other module of the prod
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.pool import Pool
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 import redis.asyncio
@@ -31,27 +31,73 @@ import redis.backoff
 import redis.retry
 import uvloop
 
+from aragora_q import codec
 from aragora_q.base import Job, JobStatus
 from aragora_q.config.settings import QueueConfig
 from aragora_q.context import Executor
 from aragora_q.errors import ConfigError
+from aragora_q.job import create_debate_job
 from aragora_q.process import child_environment
-from aragora_q.redis.scripts import batched
 from aragora_q.streams.queue import RedisStreamsQueue
 
 SERVERS = ("redis-server", "valkey-server")
 STOP_SECONDS, RUN_SECONDS = 60.0, 600.0
-BATCH, CONCURRENCY, WARM_UP_JOBS, SCORES_PER_CALL = 100, 100, 500, 1_000
+BATCH, CONCURRENCY, WARM_UP_JOBS, ENQUEUE_JOBS = 100, 100, 500, 10_000
 PAUSE_SECONDS = 0.005
 """Between two jobs of the latency measurement: the client and the worker are both waiting again."""
 
-PAYLOAD = {"text": "x" * 289}
-ENTRY = {"payload": json.dumps(PAYLOAD, separators=(",", ":"))}  # 300 bytes
-RESULT, RESULT_BYTES = {"done": True}, b'{"done":true}'
-STREAM, GROUP, RESULT_TTL_SECONDS = "baseline:stream", "baseline", 7 * 86_400
+SETTLE_SECONDS = 0.5
+"""After a worker is registered, until it does nothing but wait for jobs."""
 
-Samples = dict[str, tuple[float, float]]
-"""The queue's and the baseline's value of each result."""
+POLL_SECONDS = 0.02
+
+AGENTS = ["demo:bold", "demo:careful", "demo:curious"]
+QUESTION = ("Should we split the service, and if so, which part of it first? Why? " * 3)[:198]
+"""Of a debate whose payload has 300 bytes as JSON."""
+
+
+def new_job() -> Job:
+    """Return a job as users make it, with the measured payload."""
+    return create_debate_job(QUESTION, AGENTS)
+
+
+PAYLOAD = new_job().payload
+ENTRY = {"payload": codec.encode(PAYLOAD)}
+RESULT, RESULT_TTL_SECONDS = {"done": True}, 7 * 86_400
+NOOP = f"{__name__}:noop"
+GROUP = "baseline"
+
+
+def new_jobs(count: int) -> list[Job]:
+    """Return jobs with the measured payload, where making them is not measured."""
+    return [Job(payload=PAYLOAD) for _ in range(count)]
+
+
+Samples = dict[str, tuple[float, ...]]
+"""The queue's value of each result, and the baseline's if there is one."""
+
+
+class Place(NamedTuple):
+    """A queue, and a client of the server that has its keys. The baseline's keys have the same hash tag."""
+
+    queue: RedisStreamsQueue
+    client: Any
+
+    @property
+    def prefix(self) -> str:
+        """Of the baseline's keys."""
+        return f"{{{self.queue.config.queue}}}:"
+
+    @property
+    def stream(self) -> str:
+        """The baseline's stream."""
+        return f"{self.prefix}stream"
+
+    @property
+    def port(self) -> int:
+        """Port of the server."""
+        port: int = self.client.connection_pool.connection_kwargs["port"]
+        return port
 
 
 @dataclass(frozen=True)
@@ -111,16 +157,20 @@ def free_port() -> int:
 
 
 class Testbed:
-    """A private server without persistence, pinned to one CPU, and workers, pinned to another."""
+    """A private server, pinned to one CPU, and workers, pinned to another.
 
-    def __init__(self, program: str) -> None:
+    The server keeps no file, unless `options` of the server program say so.
+    """
+
+    def __init__(self, program: str, *options: str) -> None:
+        self.program = program
         self._cpus = sorted(os.sched_getaffinity(0))
         self._directory = Path(tempfile.mkdtemp(prefix="aragora-q-bench-"))
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
         self._server = self._start(
             program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-            "--dir", str(self._directory), cpu=self._cpus[0],
+            "--dir", str(self._directory), *options, cpu=self._cpus[0],
         )  # fmt: skip
         # The server is not ready yet: the first command is retried for 20 s.
         retry = redis.backoff.ConstantBackoff(0.02), 1_000
@@ -132,9 +182,10 @@ class Testbed:
             raise
 
     def _start(self, *command: str, cpu: int) -> subprocess.Popen[bytes]:
+        """Start a process in a session of its own: signals reach its children, too."""
         with (self._directory / "log").open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own programs
-                command, stdout=log, stderr=log, env=child_environment()
+                command, stdout=log, stderr=log, env=child_environment(), start_new_session=True
             )
         os.sched_setaffinity(process.pid, {cpu})
         return process
@@ -149,37 +200,35 @@ class Testbed:
             os.sched_setaffinity(0, self._cpus)
 
     @contextmanager
-    def worker(self, executor: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a worker process with default logging and metrics."""
+    def worker(
+        self, executor: str, *options: str, config: QueueConfig | None = None
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a worker process with default logging and metrics; `config` names another queue or server."""
+        url, queue = (config.redis_url, config.queue) if config else (self.url, "debates")
         process = self._start(
-            sys.executable, "-m", "aragora_q", "worker", "--redis-url", self.url,
-            "--executor", f"{__name__}:{executor}", "--concurrency", str(CONCURRENCY), *options,
-            cpu=self._cpus[-1],
+            sys.executable, "-m", "aragora_q", "worker", "--redis-url", url, "--queue", queue,
+            "--executor", executor, "--concurrency", str(CONCURRENCY), *options, cpu=self._cpus[-1],
         )  # fmt: skip
         try:
             yield process
         finally:
             _stop(process)
 
-    def run_all_jobs(self) -> None:
+    def run_all_jobs(self, executor: str = NOOP) -> None:
         """Run a worker process until the queue is empty. Raises RuntimeError if the worker fails."""
-        with self.worker("noop", "--burst") as process:
+        with self.worker(executor, "--burst") as process:
             if process.wait(RUN_SECONDS):
                 raise RuntimeError((self._directory / "log").read_text()[-500:])
 
-    def separate_process(self) -> ProcessPoolExecutor:
-        """Return an executor of one process, pinned to the workers' CPU."""
-        pool = ProcessPoolExecutor(
-            1, get_context("spawn"), os.sched_setaffinity, (0, self._cpus[-1:])
-        )
+    def separate_processes(self, count: int = 1) -> Pool:
+        """Return processes that are pinned to the workers' CPU. Leaving the context kills them."""
         before = dict(os.environ)
-        os.environ |= child_environment()  # the pool has no option for the environment
+        os.environ |= child_environment()  # a pool has no option for the environment
         try:
-            pool.submit(os.getpid).result()  # starts the process
+            return get_context("spawn").Pool(count, os.sched_setaffinity, (0, self._cpus[-1:]))
         finally:
             os.environ.clear()
             os.environ |= before
-        return pool
 
     @asynccontextmanager
     async def queue(self) -> AsyncIterator[RedisStreamsQueue]:
@@ -190,6 +239,11 @@ class Testbed:
         finally:
             await queue.close()
 
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the server has used."""
+        used = self.client.info("cpu")
+        return float(used["used_cpu_user"] + used["used_cpu_sys"])
+
     def close(self) -> None:
         """Stop the server and delete its data."""
         self.client.close()
@@ -198,12 +252,20 @@ class Testbed:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop a process in order, or else kill it and its children."""
     process.terminate()
+    send(process, signal.SIGCONT)
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        process.kill()
+        send(process, signal.SIGKILL)
         process.wait()
+
+
+def send(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Send a signal to a process of a testbed and its children."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def noop() -> Executor:
@@ -224,11 +286,6 @@ def clock() -> Executor:
     return execute
 
 
-def new_jobs(count: int) -> list[Job]:
-    """Return jobs with the measured payload."""
-    return [Job(payload=PAYLOAD) for _ in range(count)]
-
-
 async def completed(queue: RedisStreamsQueue, job_id: str) -> Job:
     """Wait until a job is completed and return it."""
     while True:
@@ -238,21 +295,10 @@ async def completed(queue: RedisStreamsQueue, job_id: str) -> Job:
         await asyncio.sleep(0.01)
 
 
-async def worker_is_registered(queue: RedisStreamsQueue) -> None:
-    """Wait until a worker is registered."""
-    while not await queue.tracker.worker_ids():  # noqa: ASYNC110 - it is another process
+async def workers_are_registered(queue: RedisStreamsQueue, count: int = 1) -> None:
+    """Wait until so many workers are registered."""
+    while len(await queue.tracker.worker_ids()) < count:  # noqa: ASYNC110 - they are other processes
         await asyncio.sleep(0.01)
-
-
-def completed_per_second(testbed: Testbed, queue: RedisStreamsQueue, jobs: Sequence[Job]) -> float:
-    """Return the rate from the first job's start to the last completion, by the server's clock."""
-    keys = queue.connection.keys
-    began_ms = int(testbed.client.hget(keys.job(jobs[0].id), "started_at"))
-    ended_ms = max(
-        max(testbed.client.zmscore(keys.completed, [job.id for job in batch]))
-        for batch in batched(jobs, SCORES_PER_CALL)
-    )
-    return float(len(jobs) / (ended_ms - began_ms) * 1000)
 
 
 def connect(port: int) -> Any:
@@ -260,78 +306,201 @@ def connect(port: int) -> Any:
     return redis.asyncio.Redis(port=port, protocol=2, socket_timeout=None)
 
 
-async def _seconds(testbed: Testbed, work: Awaitable[Any]) -> float:
+async def seconds(testbed: Testbed, work: Awaitable[Any]) -> float:
+    """Return how long `work` takes on the workers' CPU."""
     with testbed.pinned():
         began = time.perf_counter()
         await work
         return time.perf_counter() - began
 
 
-async def _add(client: Any, count: int) -> None:
+async def add(place: Place, count: int) -> None:
+    """Enqueue as the baseline does: pipelines of XADD."""
     for first in range(0, count, BATCH):
-        pipeline = client.pipeline(transaction=False)
+        pipeline = place.client.pipeline(transaction=False)
         for _ in range(min(BATCH, count - first)):
-            pipeline.xadd(STREAM, ENTRY)
+            pipeline.xadd(place.stream, ENTRY)
         await pipeline.execute()
 
 
-async def bulk(testbed: Testbed, queue: RedisStreamsQueue, client: Any, count: int) -> Samples:
-    """Compare `enqueue_many`, including checks and JSON, with pipelined XADD."""
-    ours = await _seconds(testbed, queue.enqueue_many(new_jobs(count)))
-    return {"bulk": (count / ours, count / await _seconds(testbed, _add(client, count)))}
+async def bulk(testbed: Testbed, place: Place, count: int) -> Samples:
+    """Compare making jobs and `enqueue_many` with pipelined XADD."""
+
+    async def enqueue() -> None:
+        await place.queue.enqueue_many([new_job() for _ in range(count)])
+
+    ours = await seconds(testbed, enqueue())
+    return {"bulk": (count / ours, count / await seconds(testbed, add(place, count)))}
 
 
-async def single(testbed: Testbed, queue: RedisStreamsQueue, client: Any, count: int) -> Samples:
-    """Compare one awaited `enqueue` after another with one awaited XADD after another."""
+async def single(testbed: Testbed, place: Place, count: int) -> Samples:
+    """Compare making a job and an awaited `enqueue`, one after another, with one awaited XADD after another."""
 
-    async def enqueue(jobs: list[Job]) -> None:
-        for job in jobs:
-            await queue.enqueue(job)
-
-    async def add() -> None:
+    async def enqueue() -> None:
         for _ in range(count):
-            await client.xadd(STREAM, ENTRY)
+            await place.queue.enqueue(new_job())
 
-    ours = await _seconds(testbed, enqueue(new_jobs(count)))
-    return {"single": (count / ours, count / await _seconds(testbed, add()))}
+    async def add_one_by_one() -> None:
+        for _ in range(count):
+            await place.client.xadd(place.stream, ENTRY)
+
+    ours = await seconds(testbed, enqueue())
+    return {"single": (count / ours, count / await seconds(testbed, add_one_by_one()))}
 
 
-async def drain(testbed: Testbed, queue: RedisStreamsQueue, client: Any, count: int) -> Samples:
-    """Compare a worker, from a job's start to its recorded outcome, with a loop of pipelines:
-    XREADGROUP COUNT 100, then XACK, XDEL, HSET and EXPIRE for each job.
+async def drain(testbed: Testbed, place: Place, count: int) -> Samples:
+    """Compare a worker, from a job's start to its recorded outcome, with `_run_baseline`."""
+    return {"drain": await drain_rates(testbed, [place], count)}
+
+
+async def drain_rates(
+    testbed: Testbed,
+    places: Sequence[Place],
+    count: int,
+    *,
+    backlog: int | None = None,
+    executor: str = NOOP,
+    result: Mapping[str, Any] = RESULT,
+    processes: int = 1,
+) -> tuple[float, float]:
+    """Return the jobs per second of workers with `executor`, which returns `result`, and of the baseline.
+
+    In each place, `processes` of them drain the first `count` jobs of `backlog` (by default, of `count`).
+    """
+    sizes = count, backlog or count, processes
+    ours, _ = await drain_by_workers(testbed, places, *sizes, executor)
+    for place in places:
+        await place.client.flushall()
+    return ours, await _drain_by_baseline(testbed, places, *sizes, codec.encode(result))
+
+
+async def drain_by_workers(
+    testbed: Testbed,
+    places: Sequence[Place],
+    count: int,
+    backlog: int,
+    processes: int,
+    executor: str,
+) -> tuple[float, float]:
+    """Return the jobs per second, and the CPU time of the testbed's server for each in µs.
+
+    The workers wait for jobs, and are stopped while these are enqueued: all of them begin at the same moment.
+    """
+    with ExitStack() as stack:
+        workers = [
+            stack.enter_context(testbed.worker(executor, config=place.queue.config))
+            for place in places
+            for _ in range(processes)
+        ]
+        for place in places:
+            await workers_are_registered(place.queue, processes)
+        await asyncio.sleep(SETTLE_SECONDS)
+        for worker in workers:
+            send(worker, signal.SIGSTOP)
+        for place in places:
+            for first in range(0, backlog, ENQUEUE_JOBS):
+                await place.queue.enqueue_many(new_jobs(min(ENQUEUE_JOBS, backlog - first)))
+        began_ms, used = time.time() * 1000, testbed.cpu_seconds()  # the servers' clock, too
+        for worker in workers:
+            send(worker, signal.SIGCONT)
+        ended_ms = max([await _completed_at_ms(place, count) for place in places])
+        used = testbed.cpu_seconds() - used
+    return len(places) * count / (ended_ms - began_ms) * 1000, used / count * 1e6
+
+
+async def _completed_at_ms(place: Place, count: int) -> float:
+    """Wait for the end of job number `count` and return its time."""
+    index = place.queue.connection.keys.completed
+    while await place.client.zcard(index) < count:  # noqa: ASYNC110 - it is another process
+        await asyncio.sleep(POLL_SECONDS)
+    [(_, ended_ms)] = await place.client.zrange(index, count - 1, count - 1, withscores=True)
+    return float(ended_ms)
+
+
+async def _drain_by_baseline(
+    testbed: Testbed,
+    places: Sequence[Place],
+    count: int,
+    backlog: int,
+    processes: int,
+    result: bytes,
+) -> float:
+    """Return the jobs per second; all processes begin at the same moment."""
+    for place in places:
+        await place.client.xgroup_create(place.stream, GROUP, mkstream=True)
+        await add(place, backlog)
+    with testbed.separate_processes(len(places) * processes) as pool:
+        runs = [
+            _call(pool, _run_baseline, place.port, place.prefix, place.stream, count, result)
+            for place in places
+            for _ in range(processes)
+        ]
+        for place in places:
+            while await _waiting_clients(place.client) < processes:  # noqa: ASYNC110 - other processes
+                await asyncio.sleep(POLL_SECONDS)
+        for place in places:
+            await place.client.rpush(f"{place.prefix}go", *range(processes))
+        began, ended = zip(*await asyncio.gather(*runs), strict=True)
+    return float(len(places) * count / (max(ended) - min(began)))
+
+
+async def _waiting_clients(client: Any) -> int:
+    return int((await client.info("clients"))["blocked_clients"])
+
+
+def _call(pool: Pool, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+    """Call a function in another process."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+    pool.apply_async(
+        function,
+        arguments,
+        callback=lambda value: loop.call_soon_threadsafe(done.set_result, value),
+        error_callback=lambda error: loop.call_soon_threadsafe(done.set_exception, error),
+    )
+    return done
+
+
+def _run_baseline(
+    port: int, prefix: str, stream: str, most: int, result: bytes
+) -> tuple[float, float]:
+    """Drain a stream in a loop of pipelines: XREADGROUP COUNT 100, then for each job XACK, XDEL, HSET, EXPIRE.
+
+    Runs in a separate process. Ends after `most` jobs; returns when it began and ended.
     """
 
-    async def run_baseline() -> None:
-        done = 0
-        while done < count:
-            [[_, entries]] = await client.xreadgroup(GROUP, GROUP, {STREAM: ">"}, count=BATCH)
-            pipeline = client.pipeline(transaction=False)
-            for entry_id, _ in entries:
-                key = b"baseline:job:" + entry_id
-                pipeline.xack(STREAM, GROUP, entry_id)
-                pipeline.xdel(STREAM, entry_id)
-                pipeline.hset(key, mapping={"status": "completed", "result": RESULT_BYTES})
-                pipeline.expire(key, RESULT_TTL_SECONDS)
-            await pipeline.execute()
-            done += len(entries)
+    async def run() -> tuple[float, float]:
+        done, consumer = 0, str(os.getpid())
+        async with connect(port) as client:
+            await client.blpop(f"{prefix}go")
+            began = time.monotonic()
+            while done < most:
+                reply = await client.xreadgroup(GROUP, consumer, {stream: ">"}, count=BATCH)
+                if not reply:
+                    break
+                [[_, entries]] = reply
+                pipeline = client.pipeline(transaction=False)
+                for entry_id, _ in entries:
+                    key = f"{prefix}job:{entry_id.decode()}"
+                    pipeline.xack(stream, GROUP, entry_id)
+                    pipeline.xdel(stream, entry_id)
+                    pipeline.hset(key, mapping={"status": "completed", "result": result})
+                    pipeline.expire(key, RESULT_TTL_SECONDS)
+                await pipeline.execute()
+                done += len(entries)
+            return began, time.monotonic()
 
-    jobs = new_jobs(count)
-    await queue.enqueue_many(jobs)
-    await asyncio.to_thread(testbed.run_all_jobs)
-    ours = completed_per_second(testbed, queue, jobs)
-    await client.flushall()
-    await client.xgroup_create(STREAM, GROUP, mkstream=True)
-    await _add(client, count)
-    return {"drain": (ours, count / await _seconds(testbed, run_baseline()))}
+    return uvloop.run(run())
 
 
-async def latency(testbed: Testbed, queue: RedisStreamsQueue, client: Any, count: int) -> Samples:
+async def latency(testbed: Testbed, place: Place, count: int) -> Samples:
     """Compare the time from the call of `enqueue` until an idle worker's executor runs with the time
     from XADD until a blocked XREADGROUP returns.
     """
+    queue, client = place
     jobs, sent_ns = new_jobs(count), {}
-    with testbed.worker("clock"):
-        await worker_is_registered(queue)
+    with testbed.worker(f"{__name__}:clock"):
+        await workers_are_registered(queue)
         for job in jobs:
             sent_ns[job.id] = time.monotonic_ns()
             await queue.enqueue(job)
@@ -340,26 +509,26 @@ async def latency(testbed: Testbed, queue: RedisStreamsQueue, client: Any, count
     ours = [(results[job_id]["started_ns"] - sent) / 1e6 for job_id, sent in sent_ns.items()]
 
     await client.flushall()
-    with testbed.separate_process() as process:
-        ages = asyncio.get_running_loop().run_in_executor(process, _receive, testbed.port, count)
-        while not await client.exists(STREAM):  # noqa: ASYNC110 - it is another process
+    with testbed.separate_processes() as pool:
+        ages = _call(pool, _receive, place.port, place.stream, count)
+        while not await client.exists(place.stream):  # noqa: ASYNC110 - it is another process
             await asyncio.sleep(0.01)
         for _ in range(count):
             await asyncio.sleep(PAUSE_SECONDS)
-            await client.xadd(STREAM, {**ENTRY, "sent_ns": time.monotonic_ns()})
+            await client.xadd(place.stream, {**ENTRY, "sent_ns": time.monotonic_ns()})
         percentiles = quantiles(ours, n=100), quantiles(await ages, n=100)
     return {f"latency_p{n}": (percentiles[0][n - 1], percentiles[1][n - 1]) for n in (50, 99)}
 
 
-def _receive(port: int, count: int) -> list[float]:
+def _receive(port: int, stream: str, count: int) -> list[float]:
     """Return the age in ms of each entry when XREADGROUP returns it; runs in a separate process."""
 
     async def receive() -> list[float]:
         ages: list[float] = []
         async with connect(port) as client:
-            await client.xgroup_create(STREAM, GROUP, mkstream=True)
+            await client.xgroup_create(stream, GROUP, mkstream=True)
             while len(ages) < count:
-                [[_, entries]] = await client.xreadgroup(GROUP, GROUP, {STREAM: ">"}, block=0)
+                [[_, entries]] = await client.xreadgroup(GROUP, GROUP, {stream: ">"}, block=0)
                 now_ns = time.monotonic_ns()
                 ages += [(now_ns - int(entry[b"sent_ns"])) / 1e6 for _, entry in entries]
         return ages
@@ -367,7 +536,7 @@ def _receive(port: int, count: int) -> list[float]:
     return uvloop.run(receive())
 
 
-Measurement = Callable[[Testbed, RedisStreamsQueue, Any, int], Awaitable[Samples]]
+Measurement = Callable[[Testbed, Place, int], Awaitable[Samples]]
 MEASUREMENTS: dict[Measurement, int] = {drain: 20_000, bulk: 20_000, single: 3_000, latency: 500}
 """Each measurement and its number of jobs."""
 
@@ -381,7 +550,10 @@ TITLES = {
 
 
 def run(
-    testbed: Testbed, repeats: int, measurements: Mapping[Measurement, int] = MEASUREMENTS
+    testbed: Testbed,
+    repeats: int,
+    measurements: Mapping[Measurement, int] = MEASUREMENTS,
+    titles: Mapping[str, tuple[str, str]] = TITLES,
 ) -> Iterator[Result]:
     """Run every measurement `repeats` times; the server is empty before and after each run."""
 
@@ -391,15 +563,16 @@ def run(
             testbed.queue() as queue,
             connect(testbed.port) as client,
         ):
+            place = Place(queue, client)
             await queue.enqueue_many(new_jobs(WARM_UP_JOBS))
-            await _add(client, WARM_UP_JOBS)
+            await add(place, WARM_UP_JOBS)
             await client.flushall()
-            samples = await measurement(testbed, queue, client, count)
+            samples = await measurement(testbed, place, count)
             await client.flushall()
         return samples
 
     for measurement, count in measurements.items():
         runs = [uvloop.run(measure(measurement, count)) for _ in range(repeats)]
         for name in runs[0]:
-            ours, baseline = zip(*(samples[name] for samples in runs), strict=True)
-            yield Result(name, *TITLES[name], ours, baseline)
+            values = zip(*(samples[name] for samples in runs), strict=True)
+            yield Result(name, *titles[name], *values)

@@ -13,6 +13,7 @@ from aragora_q.job import DebateJobPayload
 
 JOB_FIELDS = ("priority", "delay_seconds", "max_attempts", "group", "tenant", "tags", "notify")
 LINE_FIELDS = (*DebateJobPayload.__dataclass_fields__, "payload", "id", *JOB_FIELDS)
+_JOB_FIELDS, _LINE_FIELDS = frozenset(JOB_FIELDS), frozenset(LINE_FIELDS)
 AGENTS_HINT = (
     "for example --agents claude,gpt,claude; or, for all debates, default_agents = "
     '["claude", "gpt", "claude"] in aragora-q.toml'
@@ -38,15 +39,15 @@ def create_job(
     """
     if not isinstance(fields, dict):
         raise InvalidPayload(f"not a JSON object: {json.dumps(fields):.60}")
-    if unknown := next((name for name in fields if name not in LINE_FIELDS), None):
+    if not _LINE_FIELDS.issuperset(fields):
+        unknown = next(name for name in fields if name not in _LINE_FIELDS)
         known = (*LINE_FIELDS, "from")
         raise InvalidPayload(
             f"unknown field {unknown!r:.100}; the fields of a line are {', '.join(known)}",
             hint=did_you_mean(unknown, known),
         )
-    job_fields = {name: fields.pop(name) for name in JOB_FIELDS if name in fields}
+    job_fields = {name: fields.pop(name) for name in _JOB_FIELDS.intersection(fields)}
     job_id = fields.pop("id", None)
-    debate_defaults = {name: value for name, value in defaults.items() if name not in JOB_FIELDS}
     if "payload" in fields:
         payload = fields.pop("payload")
         if not isinstance(payload, dict):
@@ -57,7 +58,7 @@ def create_job(
                 f"{', '.join(JOB_FIELDS)}"
             )
     else:
-        fields = {**debate_defaults, **fields}
+        fields = {**{name: defaults[name] for name in defaults.keys() - _JOB_FIELDS}, **fields}
         if "agents" not in fields:
             raise InvalidPayload(
                 "agents are missing: neither the job nor setting default_agents names them",
@@ -74,7 +75,8 @@ def _completed(job_fields: dict[str, Any], defaults: Mapping[str, Any]) -> dict[
     """Return the fields of JOB_FIELDS that a line has, with the defaults for missing ones."""
     if isinstance(job_fields.get("tags"), dict):
         job_fields["tags"] = {**defaults.get("tags", {}), **job_fields["tags"]}
-    job_fields = {name: defaults[name] for name in JOB_FIELDS if name in defaults} | job_fields
+    for name in _JOB_FIELDS.intersection(defaults).difference(job_fields):
+        job_fields[name] = defaults[name]
     if isinstance(job_fields.get("notify"), list):
         job_fields["notify"] = tuple(job_fields["notify"])
     return job_fields

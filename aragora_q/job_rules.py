@@ -63,6 +63,8 @@ def check_phase(name: str) -> None:
 def forked_from(payload: Mapping[str, Any]) -> str | None:
     """Return whose finished calls the JSON of a debate takes over; None if none, or it is not a debate."""
     source = payload.get("forked_from")
+    if source is None:  # most jobs
+        return None
     is_debate = "question" in payload and isinstance(payload.get("agents"), list)
     return source if is_debate and is_id(source) else None
 

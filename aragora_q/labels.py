@@ -90,8 +90,12 @@ class JobFilter:
 
 def encode_labels(job: Job) -> str:
     """Return the labels of a job as Redis keeps them; empty if it has none."""
-    labels = (*_labels(job.group, job.tenant, job.tags), *(f"notify:{name}" for name in job.notify))
-    return " ".join(labels)
+    labels = _labels(job.group, job.tenant, job.tags)
+    return (
+        " ".join([*labels, *[f"notify:{name}" for name in job.notify]])
+        if labels or job.notify
+        else ""
+    )
 
 
 def decode_labels(raw: bytes | None) -> dict[str, Any]:

@@ -74,9 +74,9 @@ async def _window(testbed: Testbed, gates: RedisGates, name: str, calls: int) ->
                 is_first = False
             await gates.settle(job, call, Settlement("ok", 700, 300, 0, 0.01))
 
-    server, worker = _server_seconds(testbed), time.process_time()
+    server, worker = testbed.cpu_seconds(), time.process_time()
     await asyncio.gather(*(pay() for _ in range(min(calls, IN_FLIGHT))))
-    worker, server = time.process_time() - worker, _server_seconds(testbed) - server
+    worker, server = time.process_time() - worker, testbed.cpu_seconds() - server
     return server / calls * 1e6, worker / calls * 1e3
 
 
@@ -91,8 +91,3 @@ def _call(call_id: str) -> Call:
         max_output_tokens=1_000,
         max_cost_usd=0.02,
     )
-
-
-def _server_seconds(testbed: Testbed) -> float:
-    used = testbed.client.info("cpu")
-    return float(used["used_cpu_user"] + used["used_cpu_sys"])

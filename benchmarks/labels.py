@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from statistics import median
 from typing import Any, TypeVar
 
+from aragora_q import codec
 from aragora_q.base import Job, JobStatus
-from aragora_q.bench import PAYLOAD, RESULT_BYTES, Result, Testbed
+from aragora_q.bench import PAYLOAD, RESULT, Result, Testbed
 from aragora_q.contracts import (
     Completed,
     Failed,
@@ -48,7 +49,7 @@ OUTCOMES: dict[str, Outcome] = {
     "release": Released(),
     "retry": Retry("no", 0),
     "fail": Failed("no"),
-    "complete": Completed(RESULT_BYTES),
+    "complete": Completed(codec.encode(RESULT)),
 }
 Call = Callable[[], Awaitable[Any]]
 Costs = dict[str, float]
@@ -134,14 +135,10 @@ class _Window:
 
     async def _step(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """Send `calls`, and note the server's CPU time if it is the first step of this name."""
-        before = self._cpu_seconds()
+        before = self._testbed.cpu_seconds()
         replies = [await call() for call in calls]
-        self.costs.setdefault(name, (self._cpu_seconds() - before) / self._jobs * 1e6)
+        self.costs.setdefault(name, (self._testbed.cpu_seconds() - before) / self._jobs * 1e6)
         return replies
-
-    def _cpu_seconds(self) -> float:
-        used = self._testbed.client.info("cpu")
-        return float(used["used_cpu_user"] + used["used_cpu_sys"])
 
     async def _enqueue(self, labels: dict[str, Any]) -> list[str]:
         jobs = [Job(payload=PAYLOAD, **labels) for _ in range(self._jobs)]

@@ -1,33 +1,31 @@
-"""Measurements: those of `aragora-q bench`, then memory, a deep backlog, cold starts, fleets, model calls.
-
-Called by `benchmarks/run.py`. Every measurement leaves the server of the testbed empty.
-"""
+"""All measurements by name. Called by `benchmarks/run.py`. Each leaves the server of the testbed empty."""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 import uvloop
 
-from aragora_q import bench
+from aragora_q import bench, codec
 from aragora_q.base import Job
-from aragora_q.bench import CONCURRENCY, Result, Testbed, new_jobs
+from aragora_q.bench import CONCURRENCY, NOOP, Place, Result, Samples, Testbed, new_jobs
 from aragora_q.redis.scripts import BATCH_LIMIT, batched
 from aragora_q.streams.queue import RedisStreamsQueue
-from benchmarks import gates, labels, models
+from benchmarks import drains, executors, gates, labels, models, processes
+from benchmarks.queues import enqueue, with_queue
 
-ENQUEUE_BATCH = 10_000
-SETTLE_SECONDS = 0.5
-"""After a worker is registered, until it does nothing but wait for jobs."""
+SCORES_PER_CALL = 1_000
 
 FLEETS = {"fleet_100": 100, "fleet_300": 300, "fleet_1000": 1_000}
 """Numbers of idle workers, each compared with one worker."""
@@ -40,20 +38,33 @@ LONG_JOBS = {"long_jobs_small": 1_000, "long_jobs_large": 250_000}
 
 LONG_JOB_WORKERS, LONG_JOB_CONCURRENCY = 200, 10
 
+ENQUEUE_TITLES = {"lines": ("enqueue of a file of JSON lines / pipelined XADD", "jobs/s")}
+
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of repetitions and jobs. The defaults take about seven minutes."""
+    """Numbers of repetitions and jobs. The defaults are those of `make bench`."""
 
-    repeats: int = 5
-    measurements: dict[bench.Measurement, int] = field(
-        default_factory=lambda: dict(bench.MEASUREMENTS)
-    )
+    repeats: int = 7
+    long_repeats: int = 3
+    """Repetitions of what takes long: a deep backlog, a cluster, debates."""
+    drain: int = 20_000
+    bulk: int = 20_000
+    single: int = 3_000
+    latency: int = 500
+    lines: int = 100_000
+    large_results: int = 5_000
+    cluster: int = 2_500
+    """Jobs in each queue."""
     memory: int = 20_000
     shallow_backlog: int = 2_000
-    deep_backlog: int = 100_000
+    deep_backlog: int = 1_000_000
+    """A fifth of it is drained."""
     windows: int = 10
     starts: int = 15
+    debates: int = 300
+    reply_seconds: float = 6.0
+    """How long the models of the debates think at least: all debates have begun by then."""
     fleet_windows: int = 12
     fleet_settle_seconds: float = 3.0
     fleet_divisor: int = 1
@@ -65,38 +76,69 @@ class Sizes:
     model_calls: int = 50
 
 
-FULL = Sizes(repeats=7, deep_backlog=1_000_000)
+QUICK = Sizes(
+    repeats=1, long_repeats=1, drain=200, bulk=200, single=20, latency=5, lines=200, large_results=50,
+    cluster=20, memory=200, shallow_backlog=100, deep_backlog=400, windows=2, starts=1, debates=20,
+    reply_seconds=1.0, fleet_windows=1, fleet_settle_seconds=0.2, fleet_divisor=100, label_windows=1,
+    label_jobs=100, large_group=200, gate_calls=20, model_calls=1,
+)  # fmt: skip
+"""Shows within two minutes whether everything runs. The results mean little."""
 
 
-def run(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
-    """Yield every result as soon as it is measured."""
-    yield from bench.run(testbed, sizes.repeats, sizes.measurements)
-    yield from memory(testbed, sizes.memory)
-    yield from backlog(testbed, sizes)
-    yield idle_worker(testbed, sizes.repeats)
-    yield from cold_starts(testbed, sizes.starts)
-    yield from idle_fleets(testbed, sizes)
-    yield from long_jobs(testbed, sizes)
-    yield from label_costs(testbed, sizes)
-    yield from gate_costs(testbed, sizes)
-    yield from models.calls(sizes.repeats, sizes.model_calls)
+def run(testbed: Testbed, sizes: Sizes, names: Sequence[str] = ()) -> Iterator[Result]:
+    """Yield every result as soon as it is measured; only those of `names`, if there are any."""
+    for name, measure in MEASUREMENTS.items():
+        if not names or name in names:
+            yield from measure(testbed, sizes)
 
 
-def memory(testbed: Testbed, count: int) -> Iterator[Result]:
+def _compare(
+    measurement: bench.Measurement,
+    titles: dict[str, tuple[str, str]],
+    testbed: Testbed,
+    sizes: Sizes,
+) -> Iterator[Result]:
+    count = getattr(sizes, COUNTS.get(measurement, measurement.__name__))
+    yield from bench.run(testbed, sizes.repeats, {measurement: count}, titles)
+
+
+async def lines(testbed: Testbed, place: Place, count: int) -> Samples:
+    """Compare `aragora-q enqueue FILE --quiet`, from start to end, with pipelined XADD."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory, "debates.jsonl")
+        file.write_bytes((codec.encode(bench.PAYLOAD) + b"\n") * count)
+
+        async def enqueue_lines() -> None:
+            command = [*processes.PROGRAM, "enqueue", str(file), "--quiet"]
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdout=subprocess.DEVNULL,
+                env=processes.environment(REDIS_URL=testbed.url),
+            )
+            if code := await process.wait():
+                raise RuntimeError(f"{command}: exit code {code}")
+
+        ours = await bench.seconds(testbed, enqueue_lines())
+    return {"lines": (count / ours, count / await bench.seconds(testbed, bench.add(place, count)))}
+
+
+def memory(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
     """Measure the server's memory per job, without the stream of events, whose length is capped."""
-    for name, title, kind in (
-        ("", "", "bare"),
-        ("grouped_", ", with a group", "grouped"),
-        ("labeled_", ", with group, tenant and two tags", "small"),
+    small = f"{executors.__name__}:small"
+    for name, title, kind, executor in (
+        ("", "", "bare", small),
+        ("grouped_", ", with a group", "grouped", NOOP),
+        ("labeled_", ", with group, tenant and two tags", "small", NOOP),
     ):
-        for state, used in _memory(testbed, count, labels.KINDS[kind]):
+        for state, used in _memory(testbed, sizes.memory, labels.KINDS[kind], executor):
+            size = ", result of 100 bytes" if executor == small and state == "finished" else ""
             yield Result(
-                f"{name}{state}_bytes", f"Redis memory per {state} job{title}", "B", [used]
+                f"{name}{state}_bytes", f"Redis memory per {state} job{title}{size}", "B", [used]
             )
 
 
 def _memory(
-    testbed: Testbed, count: int, job_labels: dict[str, Any]
+    testbed: Testbed, count: int, job_labels: dict[str, Any], executor: str
 ) -> Iterator[tuple[str, float]]:
     """Yield a state and the bytes of a job in it."""
     events = with_queue(testbed, _keys).events
@@ -106,9 +148,9 @@ def _memory(
         return int(used) - int(testbed.client.memory_usage(events, samples=0) or 0)
 
     empty_bytes = used_bytes()
-    _enqueue(testbed, [Job(payload=bench.PAYLOAD, **job_labels) for _ in range(count)])
+    enqueue(testbed, [Job(payload=bench.PAYLOAD, **job_labels) for _ in range(count)])
     yield "waiting", (used_bytes() - empty_bytes) / count
-    testbed.run_all_jobs()
+    testbed.run_all_jobs(executor)
     yield "finished", (used_bytes() - empty_bytes) / count
     testbed.client.flushall()
 
@@ -124,20 +166,20 @@ def backlog(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
     while its entries move (some 70,000 jobs at a million), each job costs the server 50 % more.
     """
     size = sizes.shallow_backlog
-    with testbed.worker("noop"):
+    with testbed.worker(NOOP):
         shallow, shallow_stats = [], []
         for _ in range(sizes.windows + 1):
             with _paused(testbed):
                 jobs = new_jobs(size)
-                _enqueue(testbed, jobs)
+                enqueue(testbed, jobs)
                 shallow_stats.append(_stats_ms(testbed))
             _wait_until_completed(testbed, jobs)
             shallow.append(_rate(testbed, jobs))
         with _paused(testbed):
             first: list[Job] = []
-            for number in range(0, sizes.deep_backlog, ENQUEUE_BATCH):
-                jobs = new_jobs(min(ENQUEUE_BATCH, sizes.deep_backlog - number))
-                _enqueue(testbed, jobs)
+            for number in range(0, sizes.deep_backlog, bench.ENQUEUE_JOBS):
+                jobs = new_jobs(min(bench.ENQUEUE_JOBS, sizes.deep_backlog - number))
+                enqueue(testbed, jobs)
                 if len(first) < sizes.deep_backlog // 5:
                     first += jobs
             deep_stats = [_stats_ms(testbed) for _ in range(sizes.windows)]
@@ -170,10 +212,14 @@ def _stats_ms(testbed: Testbed) -> float:
 
 
 def _rate(testbed: Testbed, jobs: list[Job]) -> float:
-    async def rate(queue: RedisStreamsQueue) -> float:
-        return bench.completed_per_second(testbed, queue, jobs)
-
-    return float(with_queue(testbed, rate))
+    """Return the rate from the first job's start to the last completion, by the server's clock."""
+    keys = with_queue(testbed, _keys)
+    began_ms = int(testbed.client.hget(keys.job(jobs[0].id), "started_at"))
+    ended_ms = max(
+        max(testbed.client.zmscore(keys.completed, [job.id for job in batch]))
+        for batch in batched(jobs, SCORES_PER_CALL)
+    )
+    return float(len(jobs) / (ended_ms - began_ms) * 1000)
 
 
 def _wait_until_completed(testbed: Testbed, jobs: list[Job]) -> None:
@@ -184,56 +230,6 @@ def _wait_until_completed(testbed: Testbed, jobs: list[Job]) -> None:
             await bench.completed(queue, job.id)
 
     with_queue(testbed, wait)
-
-
-def idle_worker(testbed: Testbed, repeats: int) -> Result:
-    """Measure the resident memory of a worker process that waits for its first job."""
-    megabytes = []
-    for _ in range(repeats):
-        with testbed.worker("noop") as process:
-            with_queue(testbed, bench.worker_is_registered)
-            time.sleep(SETTLE_SECONDS)
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            [kibibytes] = [
-                line.split()[1] for line in status.splitlines() if line.startswith("VmRSS")
-            ]
-            megabytes.append(int(kibibytes) * 1024 / 1e6)
-        testbed.client.flushall()
-    return Result("idle_rss", "worker resident memory, idle", "MB", megabytes)
-
-
-def cold_starts(testbed: Testbed, repeats: int) -> Iterator[Result]:
-    """Measure whole processes, as a shell starts them, against an interpreter that does nothing."""
-    script = Path(sys.executable).with_name("aragora-q")
-    program = [str(script)] if script.exists() else [sys.executable, "-m", "aragora_q"]
-    server = ["--redis-url", testbed.url]
-    _enqueue(testbed, [Job(payload=bench.PAYLOAD, id="known")])
-    commands = {
-        "version": [*program, "--version"],
-        "help": [*program, "--help"],
-        "status": [*program, "status", "known", *server],
-        "enqueue": [
-            *program,
-            "enqueue",
-            "Is this fast?",
-            "--agents",
-            "demo,demo",
-            "--quiet",
-            *server,
-        ],
-    }
-    baseline = [sys.executable, "-c", "pass"]
-    for command in commands.values():
-        process_ms(command)
-    measured: dict[str, list[float]] = {name: [] for name in (*commands, "baseline")}
-    for _ in range(repeats):
-        measured["baseline"].append(process_ms(baseline))
-        for name, command in commands.items():
-            measured[name].append(process_ms(command))
-    for name, command in commands.items():
-        title = f"aragora-q {command[len(program)]} / python -c pass"
-        yield Result(f"start_{name}", title, "ms", measured[name], measured["baseline"])
-    testbed.client.flushall()
 
 
 def idle_fleets(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
@@ -302,7 +298,7 @@ def long_jobs(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
     for name, size in LONG_JOBS.items():
         payload = {"hold": "x" * size}
         for batch in batched(range(count)):
-            _enqueue(testbed, [Job(payload=payload) for _ in batch])
+            enqueue(testbed, [Job(payload=payload) for _ in batch])
         with _fleet(testbed, sizes, workers, LONG_JOB_CONCURRENCY), testbed.pinned():
             _wait_until_started(testbed, count)
             time.sleep(sizes.fleet_settle_seconds)
@@ -357,33 +353,44 @@ def _wait_until_started(testbed: Testbed, count: int) -> None:
 
 async def _server_load(testbed: Testbed, work: Awaitable[object]) -> float:
     """Return which part of a core the server uses while `work` is awaited."""
-    began, used = time.monotonic(), _server_cpu_seconds(testbed)
+    began, used = time.monotonic(), testbed.cpu_seconds()
     await work
-    used = _server_cpu_seconds(testbed) - used
+    used = testbed.cpu_seconds() - used
     return used / (time.monotonic() - began)
 
 
-def _server_cpu_seconds(testbed: Testbed) -> float:
-    used = testbed.client.info("cpu")
-    return float(used["used_cpu_user"] + used["used_cpu_sys"])
+COUNTS: dict[bench.Measurement, str] = {
+    drains.drain_processes: "drain",
+    drains.server_cpu: "drain",
+    drains.drain_large: "large_results",
+}
+"""Where the size of a measurement has another name."""
 
-
-def process_ms(command: list[str], **options: Any) -> float:
-    """Run a command to its end and return how many milliseconds it took."""
-    began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **options)
-    return (time.perf_counter() - began) * 1000
-
-
-def _enqueue(testbed: Testbed, jobs: list[Job]) -> None:
-    with_queue(testbed, lambda queue: queue.enqueue_many(jobs))
-
-
-def with_queue(testbed: Testbed, work: Callable[[RedisStreamsQueue], Awaitable[Any]]) -> Any:
-    """Return the result of `work` with a queue on the testbed's server."""
-
-    async def run() -> Any:
-        async with testbed.queue() as queue:
-            return await work(queue)
-
-    return uvloop.run(run())
+MEASUREMENTS: dict[str, Callable[[Testbed, Sizes], Iterator[Result]]] = {
+    **{each.__name__: partial(_compare, each, bench.TITLES) for each in bench.MEASUREMENTS},
+    "lines": partial(_compare, lines, ENQUEUE_TITLES),
+    **{
+        each.__name__: partial(_compare, each, drains.TITLES)
+        for each in (drains.server_cpu, drains.drain_processes, drains.drain_large)
+    },
+    "drain_others": lambda testbed, sizes: drains.on_others(testbed, sizes.repeats, sizes.drain),
+    "drain_cluster": lambda testbed, sizes: drains.in_cluster(
+        testbed, sizes.long_repeats, sizes.cluster
+    ),
+    "drain_deep": lambda testbed, sizes: drains.deep(
+        testbed, sizes.long_repeats, sizes.deep_backlog // 5, sizes.deep_backlog
+    ),
+    "memory": memory,
+    "backlog": backlog,
+    "idle": lambda testbed, sizes: processes.idle_worker(testbed, sizes.repeats),
+    "ready": lambda testbed, sizes: processes.ready(testbed, sizes.repeats),
+    "debates": lambda testbed, sizes: processes.debates(
+        testbed, sizes.long_repeats, sizes.debates, sizes.reply_seconds
+    ),
+    "starts": lambda testbed, sizes: processes.starts(testbed, sizes.starts),
+    "fleets": idle_fleets,
+    "long_jobs": long_jobs,
+    "labels": label_costs,
+    "gates": gate_costs,
+    "calls": lambda _, sizes: models.calls(sizes.repeats, sizes.model_calls),
+}

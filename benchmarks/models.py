@@ -1,13 +1,15 @@
 """CPU time of a model call in our process, against a hand-written HTTP client on the same provider.
 
 Called by `measurements.py`. The provider is a separate process on loopback that answers at once.
-`python -m benchmarks.models` is that provider: it prints its port.
+`python -m benchmarks.models SECONDS` is that provider, and prints its port; it answers after SECONDS, or up to
+SLOWEST times as late.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import subprocess
 import sys
 import time
@@ -26,7 +28,10 @@ from aragora_q.executors.debate.requests import Propose, Topic
 EVENTS = 500
 """Events of a streamed reply."""
 
+SLOWEST = 4
+
 QUESTION = "Should we use tabs or spaces?"
+AGENTS = ("one", "two", "three")
 PATHS = {
     "openai-chat": "/v1/chat/completions",
     "openai": "/v1/responses",
@@ -36,7 +41,7 @@ PATHS = {
 
 def calls(repeats: int, count: int) -> Iterator[Result]:
     """Measure calls of all protocols: whole replies, and what an event adds to a streamed one."""
-    with _provider() as port:
+    with provider() as port:
         whole, streamed = uvloop.run(_measure(port, repeats, count))
     yield Result("call_cpu", "CPU of a model call", "ms", [ours for ours, _ in whole])
     yield _against("call_client", "model call / hand-written client", "ms", whole)
@@ -99,8 +104,9 @@ async def _by_hand(client: httpx2.AsyncClient, url: str, *, stream: bool) -> obj
 
 
 @contextmanager
-def _provider() -> Iterator[int]:
-    command = [sys.executable, "-m", "benchmarks.models"]
+def provider(reply_seconds: float = 0) -> Iterator[int]:
+    """Run a provider; yield its port."""
+    command = [sys.executable, "-m", "benchmarks.models", str(reply_seconds)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         yield int(process.stdout.readline())
@@ -181,7 +187,8 @@ def _pieces(text: str) -> list[str]:
     return [text[start : start + size] for start in range(0, len(text), size)]
 
 
-async def _serve() -> None:
+async def _serve(reply_seconds: float) -> None:
+    chance = random.Random(0)
     text = json.dumps({"reasons": "Because it is so. " * 150, "answer": "Spaces."})
     replies = {}
     for path, make in zip(PATHS.values(), (_chat, _response, _message), strict=True):
@@ -200,6 +207,8 @@ async def _serve() -> None:
                 ]
                 body = json.loads(await reader.readexactly(size))
                 whole, events = replies[path]
+                if reply_seconds:
+                    await asyncio.sleep(reply_seconds * chance.uniform(1, SLOWEST))
                 kind = b"text/event-stream" if body.get("stream") else b"application/json"
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: " + kind + b"\r\n")
                 if body.get("stream"):
@@ -221,4 +230,4 @@ async def _serve() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve())
+    asyncio.run(_serve(float(sys.argv[1])))

@@ -17,7 +17,8 @@ from statistics import median
 from aragora_q import __version__
 from aragora_q.base import Job
 from aragora_q.bench import Testbed, find_server
-from benchmarks.measurements import process_ms, with_queue
+from benchmarks.processes import process_ms
+from benchmarks.queues import with_queue
 
 PYTHON = "/usr/bin/python3"
 DIST = Path(__file__).parents[1] / "dist"

@@ -7,15 +7,16 @@ from benchmarks.targets import TARGETS
 
 TITLE = """# Results
 
-Written by `make bench` (`python -m benchmarks.run [SERVER [BACKLOG]]`): one section for each server it was
-run on. [docs/performance.md](../docs/performance.md) explains the measurements.
+Written by `make bench` (`python -m benchmarks.run [SERVER]`): one section for each server it was run on.
+[docs/performance.md](../docs/performance.md) explains the measurements.
 """
 
 
 def cells(result: Result) -> list[str]:
-    """Return a table row: the result, its target, and whether the median meets the target."""
-    target = TARGETS[result.name]
-    return [*result.cells(), target.cell(result), target.verdict(result)]
+    """Return a table row: the result, its target if it has one, and whether the median meets the target."""
+    target = TARGETS.get(result.name)
+    judged = [target.cell(result), target.verdict(result)] if target else ["", ""]
+    return [*result.cells(), *judged]
 
 
 def table(rows: list[list[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Targets of the benchmark. A result with a baseline is judged by its ratio to the baseline."""
+"""Targets of the benchmark. A result with a baseline is judged by its ratio to the baseline; some have none."""
 
 from __future__ import annotations
 
@@ -31,24 +31,31 @@ class Target:
 
 
 TARGETS = {
-    "drain": Target(0.75, 1.3),
-    "bulk": Target(0.8, 1.2),
-    "single": Target(0.7, 0.9),
+    "drain": Target(1.3, 1.5),
+    "bulk": Target(0.75, 0.9),
+    "single": Target(0.75, 0.9),
     "latency_p50": Target(2, 1.3, lower_is_better=True),
     "latency_p99": Target(3, 1.5, lower_is_better=True),
-    "waiting_bytes": Target(600, 520, lower_is_better=True),
-    "finished_bytes": Target(1_000, 800, lower_is_better=True),
+    "lines": Target(0.4, 0.6),
+    "server_cpu": Target(26, 20, lower_is_better=True),
+    "waiting_bytes": Target(540, 510, lower_is_better=True),
+    "finished_bytes": Target(1_000, 900, lower_is_better=True),
     "grouped_waiting_bytes": Target(900, 800, lower_is_better=True),
     "grouped_finished_bytes": Target(1_300, 1_100, lower_is_better=True),
     "labeled_waiting_bytes": Target(1_400, 1_200, lower_is_better=True),
     "labeled_finished_bytes": Target(1_800, 1_500, lower_is_better=True),
     "deep_drain": Target(0.9, 0.95),
     "deep_stats": Target(1.5, 1.2, lower_is_better=True),
-    "idle_rss": Target(60, 45, lower_is_better=True),
+    "idle_rss": Target(50, 48, lower_is_better=True),
+    "ready": Target(1.3, 1.15, lower_is_better=True),
+    "debates_300": Target(180, 160, lower_is_better=True),
     "start_version": Target(3, 1.5, lower_is_better=True),
     "start_help": Target(9, 5, lower_is_better=True),
-    "start_status": Target(25, 12, lower_is_better=True),
-    "start_enqueue": Target(25, 12, lower_is_better=True),
+    "start_status": Target(18, 15, lower_is_better=True),
+    "start_enqueue": Target(18, 15, lower_is_better=True),
+    "start_wait": Target(18, 15, lower_is_better=True),
+    "start_list": Target(18, 15, lower_is_better=True),
+    "start_stats": Target(18, 15, lower_is_better=True),
     "fleet_100": Target(1.5, 1.2, lower_is_better=True),
     "fleet_300": Target(1.5, 1.2, lower_is_better=True),
     "fleet_enqueue": Target(1.5, 1.2, lower_is_better=True),

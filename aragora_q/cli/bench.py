@@ -41,7 +41,7 @@ def bench(
 ) -> None:
     """Measure throughput and latency against a hand-written baseline.
 
-    Takes about two minutes. Starts a private server, which is pinned to one CPU; clients and workers
+    Takes one to two minutes. Starts a private server, which is pinned to one CPU; clients and workers
     are pinned to another. Your servers and queues are not used.
     """
     from aragora_q.bench import HEAD, Testbed, find_server, run

@@ -13,10 +13,11 @@ import codecs
 import itertools
 import json
 import os
+import select
 import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from aragora_q import codec
 from aragora_q.cli import output
 from aragora_q.errors import InvalidPayload
 from aragora_q.intake.lines import (
+    BATCH_LINES,
     READ_BYTES,
     Item,
     Line,
@@ -35,7 +37,7 @@ from aragora_q.intake.lines import (
     decode,
     in_batches,
     max_line_bytes,
-    parsed,
+    undecoded,
 )
 
 if TYPE_CHECKING:
@@ -60,14 +62,33 @@ def open_source(source: str) -> Iterator[BinaryIO]:
 
 
 def read_chunks(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield the contents of `stream` as soon as they arrive. Raises typer.BadParameter."""
+    """Yield the contents of `stream` as soon as they arrive, and an empty chunk before waiting for more.
+
+    Raises:
+        typer.BadParameter: it cannot be read.
+    """
     try:
-        while (chunk := stream.read1(READ_BYTES)) or not _is_at_end(stream):  # type: ignore[attr-defined] # buffered streams have it
-            if chunk:
-                yield chunk
+        while True:
+            if not _is_readable(stream):
+                yield b""
+            chunk = stream.read1(READ_BYTES)  # type: ignore[attr-defined] # buffered streams have it
+            if not chunk and _is_at_end(stream):
+                return
+            yield chunk
     except OSError as error:
         source = "standard input" if stream is sys.stdin.buffer else stream.name
         raise typer.BadParameter(f"cannot read {source}: {error.strerror}") from None
+
+
+def _is_readable(stream: BinaryIO) -> bool:
+    """Return True if reading does not wait: there is something, or the end."""
+    try:
+        descriptor = stream.fileno()
+    except OSError:
+        return True  # in memory
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _is_at_end(stream: BinaryIO) -> bool:
@@ -83,10 +104,10 @@ def _is_at_end(stream: BinaryIO) -> bool:
 
 
 def read_lines(chunks: Iterable[bytes], max_bytes: int) -> Iterator[list[Line]]:
-    """Yield the lines that each chunk completes, without blank ones."""
+    """Yield the lines that each chunk completes, without blank ones; for an empty chunk, none."""
     splitter = LineSplitter(max_bytes)
     for chunk in chunks:
-        yield splitter.feed(chunk)
+        yield splitter.feed(chunk) if chunk else []
     yield splitter.end()
 
 
@@ -112,6 +133,8 @@ def read_head(chunks: Iterator[bytes]) -> bytes:
 def read_items(stream: BinaryIO, max_bytes: int) -> Iterator[list[Item]]:
     """Yield the lines of a stream, or the items of one JSON document, in batches.
 
+    After a batch that is not full there is no more now: the next one has to be waited for.
+
     Raises:
         InvalidPayload: the input is in another encoding than UTF-8, or a document is too large.
     """
@@ -123,8 +146,16 @@ def read_items(stream: BinaryIO, max_bytes: int) -> Iterator[list[Item]]:
             [(n, partial(_as_it_is, item)) for n, item in _document_items(chunks)]
         )
         return
+    waiting: list[Item] = []
     for lines in read_lines(chunks, max_bytes):
-        yield from parsed(lines, max_bytes)
+        waiting += undecoded(lines, max_bytes)
+        while len(waiting) >= BATCH_LINES:
+            yield waiting[:BATCH_LINES]
+            del waiting[:BATCH_LINES]
+        if not lines:
+            yield waiting
+            waiting = []
+    yield waiting
 
 
 def _as_it_is(item: Any) -> Any:
@@ -192,17 +223,16 @@ async def enqueue_stream(
         InvalidPayload: the input is in another encoding than UTF-8.
     """
     summary = enqueuer.summary
-    for items in read_items(stream, max_line_bytes(enqueuer.config)):
-        results, failure = await enqueuer.enqueue(items)
-        for result in results:
-            if not quiet:
-                output.json_line(result)
-            elif "id" in result:
-                output.line(result["id"])
-        if failure is not None:
-            raise failure
+
+    def answer(results: Sequence[dict[str, Any]]) -> None:
+        if quiet:
+            output.lines(result["id"] for result in results if "id" in result)
+        else:
+            output.json_lines(results)
         output.flush()
         progress.show(summary.text(), summary.last_line)
+
+    await enqueuer.enqueue_all(read_items(stream, max_line_bytes(enqueuer.config)), answer)
 
 
 class Progress:

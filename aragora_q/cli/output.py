@@ -31,6 +31,9 @@ MAX_ERROR_CHARS = 4_000
 """Longest line of an error message: it may contain what a caller passed, such as the name of a file."""
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
 def _write(text: str) -> None:
     _make_blocking()
     sys.stdout.write(text)
@@ -73,9 +76,8 @@ def data(content: bytes) -> None:
 
 
 def lines(rows: Iterable[str]) -> None:
-    """Write lines of data, escaped."""
-    for row in rows:
-        line(row)
+    """Write lines of data, escaped, all at once."""
+    _write("".join([f"{safe_text(row)}\n" for row in rows]))
 
 
 def json_line(value: Mapping[str, Any]) -> None:
@@ -83,9 +85,14 @@ def json_line(value: Mapping[str, Any]) -> None:
     _write(f"{json_text(value)}\n")
 
 
+def json_lines(values: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON objects, each on one line, all at once."""
+    _write("".join([f"{json_text(value)}\n" for value in values]))
+
+
 def json_text(value: Mapping[str, Any]) -> str:
     """Return JSON on one line, as ASCII: no text in it can control a terminal."""
-    return json.dumps(value, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def info(text: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aragora_q import codec
 from aragora_q.base import EnqueueResult, Job, new_job_id
 from aragora_q.errors import AragoraQError, InvalidPayload, JobNotFound, RedisUnreachable
 from aragora_q.formats import count
@@ -18,7 +19,7 @@ from aragora_q.intake.checks import (
     take_thresholds,
 )
 from aragora_q.intake.forks import FROM, with_source
-from aragora_q.intake.lines import Item
+from aragora_q.intake.lines import BATCH_LINES, Item
 from aragora_q.job_fields import content_id, create_job
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 SEAT_FIELDS = ("agents", "escalate", "judge", "service_tier")
 MAX_KNOWN_SEATS = 1_000
 """Combinations of agents that are remembered as checked."""
+
+TURNS_TO_SEND = 3
+"""Turns of the event loop after which a batch is on its way: that of its task, and those of the queue's."""
 
 
 class Checked(NamedTuple):
@@ -122,7 +126,7 @@ class LineChecker:
         self._thresholds = thresholds
         self._new_id = content_id if id_from_content else self._random_id
         self._in_experiment = in_experiment
-        self._warnings: dict[str, str] = {}
+        self._warnings: dict[bytes, str] = {}
 
     async def check(self, number: int, line: Any) -> Checked:
         """Return the job of a line.
@@ -154,7 +158,7 @@ class LineChecker:
 
     def _check_seats(self, number: int, payload: Mapping[str, Any]) -> str:
         """Do as `check_seats`, for each combination once. Count and return its warning."""
-        seats = json.dumps(["question" in payload, *map(payload.get, SEAT_FIELDS)])
+        seats = codec.encode(["question" in payload, *map(payload.get, SEAT_FIELDS)])
         if seats not in self._warnings:
             if len(self._warnings) >= MAX_KNOWN_SEATS:
                 self._warnings.clear()
@@ -165,6 +169,13 @@ class LineChecker:
             self.summary.warnings += 1
             self.summary.first_warning = self.summary.first_warning or f"line {number}: {warning}"
         return warning
+
+
+_Line = tuple[int, Checked | InvalidPayload]
+"""The number of a line, and its job, or why it is refused."""
+
+_Answer = tuple[list[dict[str, Any]], AragoraQError | None]
+"""The results of lines, and the error that ends the run, if there is one."""
 
 
 class BulkEnqueuer:
@@ -182,32 +193,75 @@ class BulkEnqueuer:
         self.summary = checker.summary
         self.config = self._queue.config
 
-    async def enqueue(
-        self, items: Sequence[Item]
-    ) -> tuple[list[dict[str, Any]], AragoraQError | None]:
+    async def enqueue(self, items: Sequence[Item]) -> _Answer:
         """Enqueue the jobs of lines. Return their results, and the error that ends the run, if there is one."""
-        results: list[dict[str, Any]] = []
-        valid: list[tuple[dict[str, Any], Checked]] = []
-        for number, parse in items:
-            results.append({"line": number})
-            try:
-                valid.append((results[-1], await self._checker.check(number, parse())))
-            except InvalidPayload as error:
-                results[-1]["error"] = self.summary.refuse(number, error)
-        enqueued: Sequence[EnqueueOutcome | None] = ()
-        failure: AragoraQError | None = None
-        self.summary.unanswered_to = items[-1][0]
+        return await self._send(await self._check(items))
+
+    async def enqueue_all(
+        self,
+        batches: Iterable[Sequence[Item]],
+        answer: Callable[[Sequence[dict[str, Any]]], None],
+    ) -> None:
+        """Enqueue the jobs of lines, and pass the results of each batch to `answer`, in their order.
+
+        The server works on one batch while the next is read and checked; but after one that is not full, more
+        may take long to come, and it is answered at once.
+
+        Raises:
+            AragoraQError: what ends the run. The lines that were sent are answered.
+        """
+        under_way: asyncio.Task[_Answer] | None = None
         try:
-            enqueued = await self._queue.enqueue_checked([each.item for _, each in valid])
+            for items in batches:
+                lines = await self._check(items)
+                if under_way is not None:
+                    _pass_on(await under_way, answer)
+                under_way = asyncio.create_task(self._send(lines)) if lines else None
+                for _ in range(TURNS_TO_SEND):
+                    await asyncio.sleep(0)
+                if under_way is not None and len(items) < BATCH_LINES:
+                    _pass_on(await under_way, answer)
+                    under_way = None
+            if under_way is not None:
+                _pass_on(await under_way, answer)
+        finally:
+            if under_way is not None and not under_way.done():
+                under_way.cancel()
+                await asyncio.wait([under_way])
+
+    async def _check(self, items: Sequence[Item]) -> list[_Line]:
+        lines: list[_Line] = []
+        for number, parse in items:
+            try:
+                lines.append((number, await self._checker.check(number, parse())))
+            except InvalidPayload as error:
+                lines.append((number, error))
+        return lines
+
+    async def _send(self, lines: Sequence[_Line]) -> _Answer:
+        """Enqueue the jobs of lines that were checked."""
+        summary = self.summary
+        valid = [(number, job) for number, job in lines if not isinstance(job, InvalidPayload)]
+        enqueued: Sequence[EnqueueOutcome | None]
+        failure: AragoraQError | None = None
+        last = summary.unanswered_to = lines[-1][0]
+        try:
+            enqueued = await self._queue.enqueue_checked([job.item for _, job in valid])
         except AragoraQError as error:
             enqueued, failure = error.results, error
         if not isinstance(failure, RedisUnreachable):
-            self.summary.unanswered_to = 0
-        for (result, checked), outcome in zip(valid, enqueued, strict=True):
-            self._note_outcome(result, outcome, failure, checked.approval)
-        undecided = (line for (line, _), done in zip(valid, enqueued, strict=True) if done is None)
-        first = next(undecided, None)
-        self.summary.last_line = first["line"] - 1 if first else items[-1][0]
+            summary.unanswered_to = 0
+        outcomes = {number: outcome for (number, _), outcome in zip(valid, enqueued, strict=True)}
+        results = []
+        for number, job in lines:
+            result: dict[str, Any] = {"line": number}
+            if isinstance(job, InvalidPayload):
+                result["error"] = summary.refuse(number, job)
+            else:
+                self._note_outcome(result, outcomes[number], failure, job.approval)
+            results.append(result)
+        undecided = (number for number, outcome in outcomes.items() if outcome is None)
+        summary.last_line = next(undecided, last + 1) - 1
         return results, failure
 
     def _note_outcome(
@@ -227,9 +281,9 @@ class BulkEnqueuer:
     def _note_enqueued(
         self, result: dict[str, Any], job_result: EnqueueResult, approval: Approval | None
     ) -> None:
-        result |= {"id": job_result.id, "created": job_result.created}
-        result |= held_fields(approval, created=job_result.created)
+        result["id"], result["created"] = job_result.id, job_result.created
         if approval is not None and job_result.created:
+            result |= held_fields(approval)
             self.summary.held += 1
             line = f"line {result['line']}: {job_result.id} {approval.reason}"
             self.summary.first_held = self.summary.first_held or line
@@ -238,3 +292,10 @@ class BulkEnqueuer:
         if not job_result.durable:
             result["durable"] = False
             self.summary.not_durable += 1
+
+
+def _pass_on(answered: _Answer, answer: Callable[[Sequence[dict[str, Any]]], None]) -> None:
+    results, failure = answered
+    answer(results)
+    if failure is not None:
+        raise failure

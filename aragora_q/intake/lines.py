@@ -67,9 +67,9 @@ def max_line_bytes(config: QueueConfig) -> int:
     return 4 * config.max_payload_bytes + READ_BYTES
 
 
-def parsed(lines: Sequence[Line], max_bytes: int) -> Iterator[list[Item]]:
-    """Yield lines with what decodes them, in batches."""
-    yield from in_batches([(number, partial(_parse, text, max_bytes)) for number, text in lines])
+def undecoded(lines: Sequence[Line], max_bytes: int) -> list[Item]:
+    """Return lines with what decodes them."""
+    return [(number, partial(_parse, text, max_bytes)) for number, text in lines]
 
 
 def in_batches(items: list[Item]) -> Iterator[list[Item]]:

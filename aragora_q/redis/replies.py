@@ -83,10 +83,12 @@ def _is_described(reply: list[Any]) -> bool:
     return isinstance(fields[b"name"], bytes) and isinstance(fields[b"pending"], int)
 
 
-def _is_started(reply: list[Any]) -> bool:
-    """Return True for a job that was started: id, payload, eight numbers and labels."""
-    is_text = type(reply[0]) is type(reply[1]) is bytes
-    return is_text and len(reply) == 11 and _NUMBERS.issuperset(map(type, reply))
+def _is_start(reply: list[Any]) -> bool:
+    """Return True for the state, two numbers, and of each job that was started id, payload and details."""
+    state, put_off, now_ms, *rows = reply
+    is_headed = state in _START_STATES and type(put_off) is type(now_ms) is int
+    are_texts = len(rows) % 3 == 0 and _TEXT_TYPES.issuperset(map(type, rows))
+    return is_headed and are_texts and all(map(_DETAILS.fullmatch, rows[2::3]))
 
 
 def _is_read_job(row: Any) -> bool:
@@ -99,7 +101,10 @@ def _is_cursor(reply: bytes) -> bool:
     return re.fullmatch(rb"(\d+:\d+:[^:]+:\S+)?", reply) is not None
 
 
-_NUMBERS = frozenset((int, bytes))
+_TEXT_TYPES = frozenset((bytes,))
+_DETAILS = re.compile(rb"(?:-?\d+ ){7}.*", re.DOTALL)
+"""Seven numbers and a job's labels."""
+_START_STATES = _words("ok empty paused unregistered")
 _MAYBE = bytes | None
 _ENTRIES = [_is_entry]
 
@@ -188,7 +193,7 @@ SCRIPTS: Mapping[str, Any] = {
     "sample": int,
     "seal": _words("sealed was-sealed other-then other-notify taken refused unknown"),
     "settle_deliveries": PerItem(_words("delivered waiting failed skipped settled")),
-    "start": (_words("ok empty paused unregistered"), int, ..., _is_started),
+    "start": _is_start,
     "suspend": PerItem(_words("held cancelled lost")),
     "unhold": PerItem(bytes),
     "unregister": int,

@@ -7,12 +7,20 @@ part of the queue is `session.py`. Used by the command line, the worker and libr
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import re
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+    Sized,
+)
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -83,7 +91,7 @@ REAPER = "reaper"
 
 
 class EnqueueFields(NamedTuple):
-    """The fields of a job that `enqueue.lua` takes, in its order."""
+    """What `enqueue.lua` takes of a job."""
 
     id: str
     payload: bytes
@@ -101,9 +109,19 @@ class EnqueueFields(NamedTuple):
     tick: str = ""
     """The time of a schedule that it is enqueued for, as JSON; empty: none."""
 
+    def sent(self) -> tuple[str | bytes, ...]:
+        """Return the item's fields in the script's order. What few jobs have is one field, which costs less."""
+        extras = b""
+        if self.hold or self.agents or self.source or self.tick:
+            extras = codec.encode(
+                {name: value for name in EXTRAS if (value := getattr(self, name))}
+            )
+        terms = f"{self.priority} {self.delay_ms} {self.max_attempts}"
+        return self.id, self.payload, terms, self.labels, extras
 
-NOT_STORED = ("hold", "agents", "source", "tick")
-"""Fields that the job that follows a group does not have."""
+
+EXTRAS = ("hold", "agents", "source", "tick")
+"""Fields that few jobs have, and a job that follows a group cannot."""
 
 EnqueueItem = tuple[str, EnqueueFields]
 """One item of an `enqueue.lua` call: the key of the job's hash, and the job's fields."""
@@ -179,13 +197,15 @@ class RedisStreamsQueue(WorkQueue):
             raise NotDurable(job.id, self.config.durability)
         return job.id
 
-    async def enqueue_many(self, jobs: Sequence[Job], *, hold: str = "") -> list[EnqueueResult]:
+    async def enqueue_many(self, jobs: Iterable[Job], *, hold: str = "") -> list[EnqueueResult]:
         """As `JobQueue.enqueue_many`. With `hold`, the reason, jobs are held until someone approves them."""
+        taken = itertools.count()
+        items = (self.check(job, hold=hold) for job, _ in zip(jobs, taken, strict=False))
         try:
-            items = (self.check(job, hold=hold) for job in jobs)
-            outcomes = await self._enqueue_batches(items, len(jobs))
+            outcomes = await self._enqueue_batches(items)
         except AragoraQError as error:
-            error.results = _without_refusals(error.results)
+            count = len(jobs) if isinstance(jobs, Sized) else next(taken)
+            error.results = _without_refusals(_padded(error.results, count))
             raise
         results = _without_refusals(outcomes)
         for outcome in outcomes:
@@ -200,11 +220,14 @@ class RedisStreamsQueue(WorkQueue):
         The error of a job that was refused, as one of a sealed group, is returned in its place; so it is in the
         `results` of an error that ends the call.
         """
-        return await self._enqueue_batches(items, len(items))
+        try:
+            return await self._enqueue_batches(items)
+        except AragoraQError as error:
+            error.results = _padded(error.results, len(items))
+            raise
 
-    async def _enqueue_batches(
-        self, items: Iterable[EnqueueItem], count: int
-    ) -> list[EnqueueOutcome]:
+    async def _enqueue_batches(self, items: Iterable[EnqueueItem]) -> list[EnqueueOutcome]:
+        """Enqueue jobs. An error has the results of those that were sent, or of fewer."""
         results: list[EnqueueOutcome] = []
         sending: asyncio.Task[list[EnqueueOutcome]] | None = None
         try:
@@ -219,8 +242,7 @@ class RedisStreamsQueue(WorkQueue):
                 if sending is not None:
                     results += await sending
         except AragoraQError as error:
-            done = cast("list[EnqueueResult | None]", [*results, *error.results])
-            error.results = [*done, *[None] * (count - len(done))]
+            error.results = cast("list[EnqueueResult | None]", [*results, *error.results])
             raise
         return results
 
@@ -230,7 +252,10 @@ class RedisStreamsQueue(WorkQueue):
             check_durability(server, self.connection, self.config.durability)
             self._durability_is_checked = True
         statuses, durable = await self.connection.run_with_durability(
-            "enqueue", items, self.config.durability, max_backlog=self.config.max_backlog
+            "enqueue",
+            [(key, fields.sent()) for key, fields in items],
+            self.config.durability,
+            max_backlog=self.config.max_backlog,
         )
         outcomes = [
             EnqueueResult(fields.id, created=status == b"created", durable=durable)
@@ -280,7 +305,7 @@ class RedisStreamsQueue(WorkQueue):
             delay_ms,
             max_attempts,
             encode_labels(job),
-            hold[:MAX_ERROR_CHARS].encode(errors="replace"),
+            hold[:MAX_ERROR_CHARS].encode(errors="replace") if hold else b"",
             agents.encode(),
             forked_from(job.payload) or "",
         )
@@ -484,7 +509,7 @@ class RedisStreamsQueue(WorkQueue):
             **{
                 f"then_{name}": value
                 for name, value in stored._asdict().items()
-                if name not in NOT_STORED
+                if name not in EXTRAS
             },
             **actor(by, reason),
         )
@@ -919,6 +944,11 @@ def _held_job(row: Sequence[bytes]) -> HeldJob:
 def _payload_bytes(item: EnqueueItem) -> int:
     _, fields = item
     return len(fields.payload)
+
+
+def _padded(results: Sequence[EnqueueResult | None], count: int) -> Sequence[EnqueueResult | None]:
+    """Return the results of `count` jobs, of which the last ones were not sent."""
+    return [*results, *[None] * (count - len(results))]
 
 
 def _without_refusals(outcomes: Sequence[EnqueueOutcome | None]) -> list[EnqueueResult | None]:

@@ -147,7 +147,9 @@ class RedisSchedules(Schedules):
         return cast(
             "list[bytes]",
             await self._connection.run(
-                "enqueue", items, max_backlog=self._connection.config.max_backlog
+                "enqueue",
+                [(key, fields.sent()) for key, fields in items],
+                max_backlog=self._connection.config.max_backlog,
             ),
         )
 

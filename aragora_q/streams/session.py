@@ -138,9 +138,10 @@ class RedisWorkerSession(WorkerSession):
         }
 
     def _fetched(self, reply: list[Any]) -> FetchResult:
-        state, put_off, *rows = reply
-        worker_id = self.identity.worker_id
-        return FetchResult(state.decode(), [_started(row, worker_id) for row in rows], put_off)
+        state, put_off, now_ms, *texts = reply
+        rows = zip(texts[::3], texts[1::3], texts[2::3], strict=True)
+        jobs = [_started(*row, self.identity.worker_id, now_ms) for row in rows]
+        return FetchResult(state.decode(), jobs, put_off)
 
     async def wait_for_work(self, timeout_seconds: float) -> None:
         await self._connection.pop_blocking(self._keys.bell, timeout_seconds)
@@ -304,22 +305,22 @@ class RedisLeaseRenewer:
         await self._connection.close()
 
 
-def _started(row: list[Any], worker_id: str) -> Job:
-    job_id, payload, fence, attempts, max_attempts, crashes, created_ms, priority, *rest = row
-    waited_ms, started_ms, labels = rest
+def _started(job_id: bytes, payload: bytes, details: bytes, worker_id: str, now_ms: int) -> Job:
+    *numbers, labels = details.split(b" ", 7)
+    fence, attempts, max_attempts, crashes, created_ms, priority, added_ms = map(int, numbers)
     return Job(
         payload={},  # decoded by the attempt, which reports a malformed one
         id=job_id.decode(),
-        priority=int(priority),
-        max_attempts=int(max_attempts),
+        priority=priority,
+        max_attempts=max_attempts,
         status=JobStatus.PROCESSING,
-        attempts=int(attempts),
-        crashes=int(crashes),
-        fence=int(fence),
+        attempts=attempts,
+        crashes=crashes,
+        fence=fence,
         worker_id=worker_id,
-        created_at=int(created_ms) / 1000,
-        started_at=int(started_ms) / 1000,
-        waited_seconds=max(0, int(waited_ms)) / 1000,  # its entry's id may be ahead of the clock
+        created_at=created_ms / 1000,
+        started_at=now_ms / 1000,
+        waited_seconds=max(0, now_ms - added_ms) / 1000,  # its entry's id may be ahead of the clock
         raw_payload=payload,
         **decode_labels(labels),
     )
@@ -335,7 +336,7 @@ def _report_fields(report: Report) -> tuple[str, tuple[Any, ...]]:
     payload = report.job.raw_payload
     match report.outcome:
         case Completed(result):
-            return "complete", (payload, result)
+            return "complete", (b"\n".join((payload, result)),)
         case Retry(error, delay_seconds, charged, is_gated):
             delay_ms = max(0, round(delay_seconds * 1000))
             charge = "gate" if is_gated else int(charged)

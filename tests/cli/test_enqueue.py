@@ -471,6 +471,36 @@ def test_each_line_has_a_result_and_valid_lines_are_enqueued(run_cli):
     assert run_cli("status", "b", "--json").object["payload"] == {"any": 1}
 
 
+@pytest.mark.parametrize("pause_after", [None, 1, 99, 100, 101, 250])
+def test_results_are_in_the_order_of_the_lines(start_command, pause_after):
+    """Bad lines anywhere in any batch keep their numbers, wherever the input pauses."""
+    bad = {
+        7: "not json",
+        100: '{"payload": 1}',
+        101: "7",
+        250: '{"question": ""}',
+        333: "[" * 1_000,
+    }
+    rows = [
+        f"{bad.get(n) or json.dumps({'payload': {'n': n}, 'id': f'j{n}'})}\n".encode()
+        for n in range(1, 421)
+    ]
+    process = start_command("enqueue", "-", stdin=subprocess.PIPE)
+    answers = []
+    if pause_after:
+        process.stdin.write(b"".join(rows[:pause_after]))
+        process.stdin.flush()
+        answers += [json.loads(process.stdout.readline()) for _ in range(pause_after)]
+    out, err = process.communicate(b"".join(rows[pause_after or 0 :]), timeout=60)
+    answers += map(json.loads, out.splitlines())
+    assert [answer["line"] for answer in answers] == list(range(1, 421))
+    for number, answer in enumerate(answers, 1):
+        assert ("error" in answer) == (number in bad)
+        assert answer.get("id", f"j{number}") == f"j{number}"
+    assert process.returncode == 3
+    assert b"415 jobs enqueued, 5 refused; the first: line 7: invalid JSON" in err
+
+
 def test_too_long_lines_are_refused_and_skipped(run_cli):
     """A line of 2 MiB, and a payload past the limit, are refused by size; the next line is enqueued."""
     huge = {**DEBATE, "metadata": {"x": "x" * 2**21}}

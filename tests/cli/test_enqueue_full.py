@@ -58,6 +58,18 @@ def test_a_line_that_the_server_refuses_is_not_one_to_continue_with(run_cli, mon
     assert "begin with line 3" in ended.err
 
 
+def test_the_batch_after_the_one_that_filled_the_queue_is_not_sent(run_cli, monkeypatch):
+    """It was checked while the server worked; its lines have no result, as those that were never read."""
+    monkeypatch.setenv("ARAGORA_QUEUE_MAX_BACKLOG", "150")
+    text = _lines(200) + "not json\n" + _lines(300)
+    ended = run_cli("enqueue", "-", stdin=text)
+    assert ended.code == 75
+    assert [line["line"] for line in ended.objects] == list(range(1, 201))
+    assert [line["created"] for line in ended.objects[:150]] == [True] * 150
+    assert all("limit of 150" in line["error"] for line in ended.objects[150:])
+    assert "stopped after line 150: 150 jobs enqueued; run the command again" in ended.err
+
+
 def test_quiet_prints_the_ids_that_went_in(run_cli, monkeypatch):
     """With --quiet, exactly the ids of jobs that are in the queue."""
     monkeypatch.setenv("ARAGORA_QUEUE_MAX_BACKLOG", "2")

@@ -1,8 +1,10 @@
 """What a debate may ask for: every refusal names field, value and rule."""
 
-from dataclasses import fields
+from dataclasses import MISSING, asdict, fields
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from aragora_q.contracts import Failed
 from aragora_q.errors import InvalidPayload
@@ -193,3 +195,90 @@ async def test_a_job_with_a_bad_payload_is_a_dead_letter_that_says_why(run_debat
         outcome, _, _ = await run_debate(job=job)
         assert isinstance(outcome, Failed)
         assert message in outcome.error
+
+
+json_data = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+names = st.lists(st.text(max_size=3), max_size=3)
+UNCHECKED = {
+    "question": st.text(max_size=3),
+    "agents": names,
+    "rounds": st.integers(2, 4),
+    "consensus": st.sampled_from(CONSENSUS_MODES),
+    "answer_form": st.just("text") | st.dictionaries(st.text(max_size=3), json_data, max_size=3),
+    "options": names,
+    "escalate": names,
+    "weights": st.dictionaries(st.text(max_size=3), st.floats(1, 2), max_size=2),
+    "judge": st.none() | st.just("j"),
+    "max_tokens": st.none() | st.integers(1, 9),
+    "transcript": st.booleans(),
+    "metadata": st.dictionaries(st.text(max_size=3), json_data, max_size=3),
+}
+
+
+def containers(value):
+    """The ids of all lists and objects in JSON data."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    own = {id(value)} if isinstance(value, dict | list) else set()
+    return own.union(*map(containers, inner))
+
+
+@settings(deadline=None)
+@given(st.fixed_dictionaries(UNCHECKED))
+def test_a_payload_is_sent_as_a_copy_without_its_defaults(given_fields):
+    """As the dataclass says: what is not at its default, and four fields always; nothing of it is shared."""
+    payload = DebateJobPayload(**given_fields)
+    sent = payload.to_dict()
+    copy = asdict(payload)
+    defaults = {
+        each.name: each.default if each.default_factory is MISSING else each.default_factory()
+        for each in fields(DebateJobPayload)
+    }
+    always = ("question", "agents", "rounds", "consensus")
+    expected = {name: copy[name] for name in copy if name in always or copy[name] != defaults[name]}
+    assert sent == expected
+    assert list(sent) == list(expected)
+    assert containers(sent).isdisjoint(containers(vars(payload)))
+
+
+def test_what_a_job_was_made_from_may_change_later():
+    """A caller may use its lists and objects for the next job: this one has its own."""
+    agents, options, weights = ["demo:a", "demo:b"], ["tea", "coffee"], {"demo:a": 2.0}
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+    metadata = {"tags": ["a"], "of": {"day": [1, 2]}}
+    tags = {"env": "prod"}
+    choice = create_debate_job(
+        "Tea?",
+        agents,
+        3,
+        "weighted",
+        answer_form="choice",
+        options=options,
+        weights=weights,
+        tags=tags,
+    )
+    free = create_debate_job(
+        "Where?", tuple(agents), answer_form=schema, metadata=metadata, escalate=iter(["demo"])
+    )
+    before = repr((choice, free))
+    agents.append("x")
+    options.clear()
+    weights["demo:b"] = 1.0
+    schema["properties"]["city"]["type"] = "number"
+    metadata["tags"].append("b")
+    metadata["of"]["day"][0] = 9
+    tags["env"] = "test"
+    assert repr((choice, free)) == before
+
+
+def test_payloads_share_no_default():
+    """What one payload has by default, another one has not."""
+    made = [DebateJobPayload.from_dict(GOOD) for _ in range(2)]
+    assert made[0] == made[1] == DebateJobPayload(**GOOD)
+    for name in ("options", "escalate", "weights", "metadata"):
+        assert getattr(made[0], name) is not getattr(made[1], name)

@@ -1,7 +1,9 @@
 """complete.lua: a job ends with its result."""
 
+import pytest
+
 from aragora_q.base import Job, JobStatus
-from aragora_q.contracts import Completed, Report
+from aragora_q.contracts import Completed, Released, Report
 from aragora_q.status import BACKSTOP_MS
 
 DAY_MS = 86_400_000
@@ -51,3 +53,34 @@ async def test_status_is_in_a_hash(harness):
     assert harness.redis.hget(key, "status") == "processing"
     await harness.report(session, job, Completed(b"{}"))
     assert harness.redis.hget(key, "status") == "completed"
+
+
+async def _progress(_harness, session, job):
+    await session.report_progress(job, {"step": 1})
+
+
+async def _checkpoint(_harness, session, job):
+    await session.checkpoint(job, "step", {})
+
+
+async def _hold(harness, _session, _job):
+    await harness.queue.hold("a", by="ann", reason="wait")
+    await harness.queue.unhold("a", by="ann")
+
+
+@pytest.mark.parametrize("leave", [_progress, _checkpoint, _hold])
+@pytest.mark.parametrize("is_hash_lost", [False, True], ids=["", "hash lost"])
+async def test_all_that_a_job_has_expires(harness, leave, is_hash_lost):
+    """A journal and a history expire with their job, also if its hash was deleted after they were written."""
+    session = await harness.worker()
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    await leave(harness, session, job)
+    if is_hash_lost:
+        await harness.report(session, job, Released())
+        harness.redis.delete(harness.keys.job("a"))
+        job = await harness.start_one(session)
+    assert await harness.report(session, job, Completed(b"{}")) == "completed"
+    kept = [harness.keys.journal("a"), harness.keys.history("a")]
+    assert any(harness.redis.exists(key) for key in kept)
+    assert all(harness.redis.pttl(key) > DAY_MS for key in kept if harness.redis.exists(key))

@@ -66,3 +66,28 @@ async def test_nothing_sent_is_nothing_enqueued(new_harness):
     with pytest.raises(UnsupportedServer) as refused:
         await queue.enqueue_many(_jobs(2))
     assert refused.value.results == [None, None]
+
+
+async def test_a_generator_s_jobs_have_results_as_far_as_they_were_taken(harness):
+    """Its jobs go in as those of a list do. After an error, the caller goes on where the call stopped."""
+    jobs = iter(_jobs(350))
+    queue = harness.other_client(max_backlog=150)
+    with pytest.raises(QueueFull) as full:
+        await queue.enqueue_many(job for job in jobs)
+    results = full.value.results
+    assert [result.id for result in results[:150]] == [f"j{n}" for n in range(150)]
+    assert set(results[150:]) == {None}
+    assert next(jobs).id == f"j{len(results)}"
+
+
+async def test_a_generator_that_fails_says_what_went_in(harness):
+    """An error of the generator itself has a result for each job that it gave before."""
+
+    def jobs():
+        yield from _jobs(230)
+        raise InvalidPayload("no more questions")
+
+    with pytest.raises(InvalidPayload, match="no more questions") as failed:
+        await harness.queue.enqueue_many(jobs())
+    results = failed.value.results
+    assert [result is not None for result in results] == [True] * 200 + [False] * 30

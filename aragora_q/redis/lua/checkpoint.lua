@@ -11,7 +11,9 @@ for n = 1, items do
   local journal = job .. ':journal'
   results[n] = 'lost'
   if owns_lease(read(job, 'status', 'fence', 'lease_owner'), lease_owner, fence) then
-    local stored = parse_int(redis.call('HGET', journal, 'bytes')) or 0
+    local stored = parse_int(redis.call('HGET', journal, 'bytes'))
+    if not stored then note_more(job) end
+    stored = stored or 0
     local replaced = redis.call('HSTRLEN', journal, 'checkpoint:' .. name)
     local bytes = stored + #value - replaced + (replaced == 0 and #name or 0)
     local seeds = parse_int(redis.call('HGET', journal, 'seeds'))  -- how many came with the job

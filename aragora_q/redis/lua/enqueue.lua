@@ -3,18 +3,20 @@
 -- include: groups holds schedules
 -- keys: stream_high stream_normal stream_low delayed held completed failed cancelled counters events bell labels groups schedules changes
 -- args: max_backlog
--- each job: id payload priority delay_ms max_attempts labels hold agents source tick
+-- each job: id payload terms labels extras
 -- returns: per job: created | exists | full | sealed (its group takes no more jobs) | refused (too large, or not
 -- numbers: not sent by this client) | unknown_source | no_calls (`source` has none to take over) | past (the schedule is
 -- done with this time) | paused (the schedule is) | changed (its missed times are to be counted again)
 --
--- `hold`, if it is not empty, is why the job waits for an approval; it is held at once. `agents`, if it is not
--- empty, is a digest of a debate's agents, a space, and what it is the digest of: the job is of an experiment,
--- which its group names, and is recorded there.
--- `source`, if it is not empty, is the job whose finished calls, checkpoints `call/...`, the new one may take over: they
--- are copied to its journal as `seed/<source>/call/...`, with what the source itself may take over. They do not count in
--- the journal's `bytes`, but in `seeds`.
--- `tick`, if it is not empty, is a JSON object: why the job of a schedule is enqueued; see `include/schedules.lua`.
+-- `terms` are priority, delay in ms and attempts, in one text, because each argument costs time.
+-- `extras` is empty, or a JSON object with some of:
+-- - `hold`: why the job waits for an approval; it is held at once.
+-- - `agents`: a digest of a debate's agents, a space, and what it is the digest of. The job is of an experiment, which its
+--   group names, and is recorded there.
+-- - `source`: the job whose finished calls, checkpoints `call/...`, the new one may take over: they are copied to its
+--   journal as `seed/<source>/call/...`, with what the source itself may take over. They do not count in the journal's
+--   `bytes`, but in `seeds`.
+-- - `tick`: JSON that says why the job of a schedule is enqueued; see `include/schedules.lua`.
 
 local capacity = math.huge
 if tonumber(max_backlog) > 0 then
@@ -79,23 +81,34 @@ local function write_seeds(job, source)
   local seeds = seeds_by_job[job .. ' ' .. source]
   for _, seed in ipairs(seeds) do redis.call('HSET', job .. ':journal', seed[1], seed[2]) end
   redis.call('HSET', job .. ':journal', 'seeds', #seeds)
+  note_more(job)
 end
 
 -- The records of experiments outlive their jobs, so that a debate that was deleted is not taken for a new one.
 local records = {}  -- by key: fields and values
 
 local held_ids, waiting = {}, 0
+local last_terms, priority, delay_ms, max_attempts  -- those of the last job that was read
 
-local function create(job, id, payload, priority, delay_ms, max_attempts, _, hold, _, source)
-  if source ~= '' then write_seeds(job, source) end
-  if hold == '' then
+-- Read the terms of a job, which most jobs of a call share; returns false if they are not numbers.
+local function read_terms(terms)
+  if terms ~= last_terms then
+    last_terms, priority, delay_ms, max_attempts = terms, string.match(terms, '^(%-?%d+) (%d+) (%d+)$')
+  end
+  return priority ~= nil
+end
+
+local function create(job, id, payload, terms, extra)
+  read_terms(terms)
+  if extra.source then write_seeds(job, extra.source) end
+  if not extra.hold then
     create_job(job, id, payload, priority, delay_ms, max_attempts)
     return
   end
   redis.call('SET', job .. ':payload', payload)
   redis.call('HSET', job, 'max_attempts', max_attempts, 'created_at', now_text)
   if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
-  write_hold(job, {}, 'approval', 'enqueue', hold, '', '')
+  write_hold(job, {}, 'approval', 'enqueue', extra.hold, '', '')
   enter_held(job, id, 'pending', 'pending', delay_ms ~= '0' and now + delay_ms, now_text)
   held_ids[#held_ids + 1] = id
 end
@@ -103,22 +116,25 @@ end
 -- Jobs get their labels and records before they are created, so that a failure in between leaves no job without them.
 -- From the first job with labels on, jobs are therefore created after the loop.
 local results, created, labeled, uncreated, ticks = {}, {}, {}, {}, nil
+local NONE = {}
 for n = 1, items do
-  local job, id, payload, priority, delay_ms, max_attempts, job_labels, hold, agents, source, tick = item(n)
-  local lack = source ~= '' and find_seeds(job, id, source)
+  local job, id, payload, terms, job_labels, extras = item(n)
+  local extra = extras == '' and NONE or cjson.decode(extras)
+  local agents, tick = extra.agents or '', extra.tick
+  local lack = extra.source and find_seeds(job, id, extra.source)
   local refusal
-  if tick ~= '' then
+  if tick then
     ticks = ticks or create_ticks()
     refusal = ticks.refuse(tick)
   end
   if refusal then
     results[n] = refusal
   elseif #payload + #agents > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
-    or not (tonumber(priority) and tonumber(delay_ms) and tonumber(max_attempts)) then
+    or not read_terms(terms) then
     results[n] = 'refused'
   elseif uncreated[id] or exists(job, id) then
     results[n] = 'exists'
-  elseif hold == '' and waiting >= capacity then
+  elseif not extra.hold and waiting >= capacity then
     results[n] = 'full'
   elseif job_labels ~= '' and get_groups().is_sealed(job_labels) then
     results[n] = 'sealed'
@@ -137,15 +153,15 @@ for n = 1, items do
       end
     end
     if #labeled == 0 then
-      create(item(n))
+      create(job, id, payload, terms, extra)
     else
-      uncreated[#uncreated + 1], uncreated[id] = n, true
+      uncreated[#uncreated + 1], uncreated[id] = {job, id, payload, terms, extra}, true
     end
     created[#created + 1] = id
-    if hold == '' then waiting = waiting + 1 end
+    if not extra.hold then waiting = waiting + 1 end
     results[n] = 'created'
   end
-  if tick ~= '' and (results[n] == 'created' or results[n] == 'exists') then
+  if tick and (results[n] == 'created' or results[n] == 'exists') then
     ticks.add(job, id, tick, results[n] == 'created')
   end
 end
@@ -158,7 +174,7 @@ for key, fields in pairs(records) do
   end
   redis.call('PEXPIRE', key, text(EXPERIMENT_MS))
 end
-for _, n in ipairs(uncreated) do create(item(n)) end
+for _, each in ipairs(uncreated) do create(unpack(each)) end
 if ticks then ticks.settle() end
 count('enqueued', #created)
 count('held', #held_ids)

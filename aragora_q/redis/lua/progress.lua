@@ -10,7 +10,7 @@ for n = 1, items do
   local job, id, fence, progress = item(n)
   results[n] = 'lost'
   if owns_lease(read(job, 'status', 'fence', 'lease_owner'), lease_owner, fence) then
-    redis.call('HSET', job .. ':journal', 'progress', progress)
+    if redis.call('HSET', job .. ':journal', 'progress', progress) == 1 then note_more(job) end
     publish_event('progress', {id}, 'data', progress)
     results[n] = 'ok'
   end

@@ -3,9 +3,9 @@
 -- include: groups
 -- keys: stream_high stream_normal stream_low delayed failed counters events control worker bell labels groups
 -- args: job_prefix worker_id lease_owner instance_id lease_ms limit max_bytes first_lane closed max_attempts max_crashes retention_ms
--- returns: ok | empty (no job was waiting) | paused | unregistered, number of jobs that were put off, then per started
--- job: id, payload, fence, attempts, max_attempts, crashes, created_at, priority, ms it waited in its lane, started_at,
--- labels
+-- returns: ok | empty (no job was waiting) | paused | unregistered, number of jobs that were put off, the time; then per
+-- started job: id, payload, and, in one text, because each element of a reply costs time: fence, attempts, max_attempts,
+-- crashes, created_at, priority, when it was added to its lane, labels
 --
 -- Reads `first_lane` (high | normal | low) first, then the others. Stops when the payloads that were read
 -- have max_bytes, so that the reply stays bounded whatever clients enqueue.
@@ -22,16 +22,19 @@ local MAX_PUT_OFF = 100
 local RETURN_MS, MAX_RETURN_MS = 5, 60000
 local MAX_SEARCHED_BYTES = 262144  -- a job with a larger payload is started: its calls wait, or put it off
 
-if redis.pcall('HGET', worker, 'instance_id') ~= instance_id then return {'unregistered', 0} end
-if redis.call('HGET', control, 'paused') then return {'paused', 0} end
+if redis.pcall('HGET', worker, 'instance_id') ~= instance_id then return {'unregistered', 0, now} end
+if redis.call('HGET', control, 'paused') then return {'paused', 0, now} end
 
 local order = first_lane == 'high' and {stream_high, stream_normal, stream_low}
   or first_lane == 'low' and {stream_low, stream_normal, stream_high}
   or {stream_normal, stream_high, stream_low}
 
-local entries, capacity, bytes_left = {}, tonumber(limit), tonumber(max_bytes)
+local capacity, bytes_left = tonumber(limit), tonumber(max_bytes)
 local closed_ms = closed ~= '' and cjson.decode(closed) or {}
 local put_off = 0
+-- Of each entry that was read: id and fields, lane, job id (false: malformed), payload, for how long it is put off (false:
+-- it is not). Five lists, because a table for each entry costs as much as a command.
+local entries, lanes, ids, payloads, waits = {}, {}, {}, {}, {}
 
 -- The longest time in ms for which an agent that a payload names is closed; nil: none is.
 local function closed_ms_of(payload)
@@ -70,19 +73,16 @@ local function read_lane(stream)
     local rows = read_new(stream, wanted)
     if rows.err then return rows end
     local largest = 1
-    for _, row in ipairs(rows) do
-      local entry = {stream = stream, entry_id = row[1], fields = row[2]}
-      entry.id, entry.payload = job_of(row[2])
-      if entry.id and entry.payload then
-        entry.job = job_prefix .. entry.id
-        entry.state = redis.pcall('HMGET', entry.job, 'status', 'entry', 'fence', 'attempts',
-          'max_attempts', 'crashes', 'created_at', 'priority', 'set_aside')
-        bytes_left = bytes_left - #entry.payload
-        largest = math.max(largest, #entry.payload)
-        entry.closed_ms = closed ~= '' and closed_ms_of(entry.payload)
+    for r = 1, #rows do
+      local n, id, payload = #entries + 1, job_of(rows[r][2])
+      local is_job = id and payload
+      entries[n], lanes[n], ids[n], payloads[n] = rows[r], stream, is_job and id or false, payload or false
+      waits[n] = is_job and closed ~= '' and closed_ms_of(payload) or false
+      if is_job then
+        bytes_left = bytes_left - #payload
+        if #payload > largest then largest = #payload end
       end
-      if entry.closed_ms then put_off = put_off + 1 else capacity = capacity - 1 end
-      entries[#entries + 1] = entry
+      if waits[n] then put_off = put_off + 1 else capacity = capacity - 1 end
     end
     if #rows < wanted then return end
     chunk = math.max(1, math.min(MAX_CHUNK, math.floor(bytes_left / largest)))
@@ -94,10 +94,18 @@ for _, stream in ipairs(order) do
   if failure then return failure end
 end
 
+-- What is known of a job, by field. A key of another type where the hash should be is deleted.
+local function state_of(job)
+  local fields, state = redis.pcall('HGETALL', job), {}
+  if fields.err then redis.call('UNLINK', job) end
+  for f = 1, #fields, 2 do state[fields[f]] = fields[f + 1] end
+  return state
+end
+
 -- True if an entry is a copy: its job has ended, or waits in another entry, or is delayed.
 local function is_copy(state, entry_id)
-  local other = state[2]
-  return state[1] and state[1] ~= 'processing' and other ~= entry_id
+  local other = state.entry
+  return state.status and state.status ~= 'processing' and other ~= entry_id
     and not (other and not string.find(other, '^%d+%-%d+$'))  -- not an entry id: ignore it
 end
 
@@ -117,87 +125,96 @@ local function runs_quarantined_job()
     and needs_quarantine(parse_int(state.crashes) or 0)  -- otherwise it is another job with this id
 end
 
--- Move an entry that was read to the delayed index; its job's status does not change.
-local function delay(entry, due)
-  redis.call('ZADD', delayed, text(due), entry.id)
-  redis.call('SET', entry.job .. ':payload', entry.payload)
-  redis.call('HDEL', entry.job, 'entry')
-  redis.call('HSETNX', entry.job, 'created_at', entry_ms(entry.entry_id))
-  if not entry.state[1] then  -- without a hash
-    redis.call('HSET', entry.job, 'status', 'pending', 'priority', priority_of(entry.stream))
+-- Move the entry `n` to the delayed index; its job's status does not change.
+local function delay(n, job, state, due)
+  local entry_id, stream = entries[n][1], lanes[n]
+  redis.call('ZADD', delayed, text(due), ids[n])
+  redis.call('SET', job .. ':payload', payloads[n])
+  redis.call('HDEL', job, 'entry')
+  redis.call('HSETNX', job, 'created_at', entry_ms(entry_id))
+  if not state.status then  -- without a hash
+    redis.call('HSET', job, 'status', 'pending', 'priority', priority_of(stream))
   end
-  drop_entry(entry.stream, entry.entry_id)
+  drop_entry(stream, entry_id)
 end
 
 local last_return = {}  -- of the jobs that were put off, by the time at which the provider may take calls
 
 -- Put a job off. Those that wait for the same time return one after the other, also those of several calls.
-local function put_off_job(entry)
-  local opens_at = now + entry.closed_ms
+local function put_off_job(n, job, state)
+  local opens_at = now + waits[n]
   local due = last_return[opens_at]
   due = due and due + RETURN_MS
     or opens_at + RETURN_MS * redis.call('ZCOUNT', delayed, text(opens_at), text(opens_at + MAX_RETURN_MS))
   last_return[opens_at] = math.min(due, opens_at + MAX_RETURN_MS)
-  delay(entry, last_return[opens_at])
+  delay(n, job, state, last_return[opens_at])
 end
 
 -- Set a job aside, each time for longer while another one runs, so that many of them do not circulate.
-local function delay_quarantined(entry)
-  local times = (parse_int(entry.state[9]) or 0) + 1
-  if starts_quarantined_job then times = 1 else redis.call('HSET', entry.job, 'set_aside', text(times)) end
-  delay(entry, now + math.min(QUARANTINE_MS * 2 ^ (times - 1), MAX_QUARANTINE_MS))
+local function delay_quarantined(n, job, state)
+  local times = (parse_int(state.set_aside) or 0) + 1
+  if starts_quarantined_job then times = 1 else redis.call('HSET', job, 'set_aside', text(times)) end
+  delay(n, job, state, now + math.min(QUARANTINE_MS * 2 ^ (times - 1), MAX_QUARANTINE_MS))
 end
 
-local reply, started, status_before, dead_letters, is_started = {'ok', 0}, {}, {}, {}, {}
-for _, entry in ipairs(entries) do
-  local state = entry.state
-  if state and state.err then            -- a key of another type where the hash should be: start without it
-    redis.call('UNLINK', entry.job)
-    state = {}
+local reply, started, status_before, dead_letters, is_started = {'ok', 0, now}, {}, {}, {}, {}
+
+-- Start the job of the entry `n`. Missing or invalid fields of its hash are restored: the entry alone is enough.
+local function start(n, job, state, crashes, is_suspect)
+  local id, entry_id, stream = ids[n], entries[n][1], lanes[n]
+  -- The fence follows the clock, so that it rises even if a failover or a purge lost its last value.
+  local fence = state.fence and text(math.max((parse_int(state.fence) or 0) + 1, now)) or now_text
+  local attempts = state.attempts and text((parse_int(state.attempts) or 0) + 1) or '1'
+  local added_at = string.match(entry_id, '^%d+')
+  local created_at = parse_int(state.created_at) and state.created_at or added_at
+  redis.call('HSET', job, 'status', 'processing', 'fence', fence, 'attempts', attempts,
+    'lease_owner', lease_owner, 'lease_ms', lease_ms, 'created_at', created_at, 'started_at', now_text)
+  local limit, priority = state.max_attempts, state.priority
+  if not parse_int(limit) or state.entry ~= entry_id then
+    limit = parse_int(limit) and limit or max_attempts
+    redis.call('HSET', job, 'max_attempts', limit, 'entry', entry_id)
   end
-  local status, crashes = state and state[1], state and parse_int(state[6]) or 0
+  if (priority or stream ~= stream_normal) and (lane_stream(priority) ~= stream or priority and not parse_int(priority)) then
+    priority = priority_of(stream)
+    redis.call('HSET', job, 'priority', priority)
+  end
+  if state.fence or not state.entry then note_more(job) end  -- it ran before, or its hash was lost
+  if is_suspect then
+    redis.call('HSET', worker, 'quarantined', id)
+    starts_quarantined_job = true
+  end
+  local s = #started + 1
+  started[s], status_before[s], is_started[id] = id, state.status or 'pending', true
+  reply[3 * s + 1], reply[3 * s + 2] = id, payloads[n]
+  reply[3 * s + 3] = fence .. ' ' .. attempts .. ' ' .. limit .. ' ' .. (crashes > 0 and text(crashes) or '0') .. ' '
+    .. created_at .. ' ' .. (priority or '0') .. ' ' .. added_at .. ' '
+end
+
+for n = 1, #entries do
+  local id, stream, entry_id = ids[n], lanes[n], entries[n][1]
+  local job = id and job_prefix .. id
+  local state = job and state_of(job)
+  local crashes = state and parse_int(state.crashes) or 0
+  local is_suspect = crashes > 0 and needs_quarantine(crashes)
   if not state then
-    dead_letters[#dead_letters + 1] = dead_letter(entry.stream, entry.entry_id, entry.fields, job_prefix, retention_ms)
-  elseif status == 'held' or is_started[entry.id] or is_copy(state, entry.entry_id) then
-    if status == 'held' then redis.call('SET', entry.job .. ':payload', entry.payload, 'NX') end
-    drop_entry(entry.stream, entry.entry_id)
-  elseif status == 'processing' then     -- a running job's entry stays pending: renewed, or reclaimed
-  elseif entry.closed_ms then
-    put_off_job(entry)
+    dead_letters[#dead_letters + 1] = dead_letter(stream, entry_id, entries[n][2], job_prefix, retention_ms)
+  elseif state.status == 'held' or is_started[id] or is_copy(state, entry_id) then
+    if state.status == 'held' then redis.call('SET', job .. ':payload', payloads[n], 'NX') end
+    drop_entry(stream, entry_id)
+  elseif state.status == 'processing' then  -- a running job's entry stays pending: renewed, or reclaimed
+  elseif waits[n] then
+    put_off_job(n, job, state)
     reply[2] = reply[2] + 1
-  elseif needs_quarantine(crashes) and runs_quarantined_job() then
-    delay_quarantined(entry)
+  elseif is_suspect and runs_quarantined_job() then
+    delay_quarantined(n, job, state)
   else
-    -- Missing or invalid fields of the hash are restored: the entry alone is enough to start a job.
-    -- The fence follows the clock, so that it rises even if a failover or a purge lost its last value.
-    local fence = text(math.max((parse_int(state[3]) or 0) + 1, now))
-    local attempts = text((parse_int(state[4]) or 0) + 1)
-    local added_at = string.match(entry.entry_id, '^%d+')
-    local created_at = parse_int(state[7]) or added_at
-    redis.call('HSET', entry.job, 'status', 'processing', 'fence', fence, 'attempts', attempts,
-      'lease_owner', lease_owner, 'lease_ms', lease_ms, 'created_at', created_at, 'started_at', now_text)
-    if not parse_int(state[5]) or state[2] ~= entry.entry_id then
-      state[5] = parse_int(state[5]) or max_attempts
-      redis.call('HSET', entry.job, 'max_attempts', state[5], 'entry', entry.entry_id)
-    end
-    if lane_stream(state[8]) ~= entry.stream or state[8] and not parse_int(state[8]) then
-      state[8] = priority_of(entry.stream)
-      redis.call('HSET', entry.job, 'priority', state[8])
-    end
-    if needs_quarantine(crashes) then
-      redis.call('HSET', worker, 'quarantined', entry.id)
-      starts_quarantined_job = true
-    end
-    started[#started + 1], is_started[entry.id] = entry.id, true
-    status_before[#started] = status or 'pending'
-    reply[#reply + 1] = {entry.id, entry.payload, fence, attempts, state[5], crashes,
-      created_at, state[8] or 0, now - added_at, now, ''}
+    start(n, job, state, crashes, is_suspect)
   end
 end
 for n, job_labels in ipairs(labels_of(started)) do
   if job_labels then
     moved(started[n], status_before[n], 'processing', job_labels)
-    reply[n + 2][11] = job_labels
+    reply[3 * n + 3] = reply[3 * n + 3] .. job_labels
   end
 end
 count('started', #started)

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from aragora_q.errors import AragoraQError, TryAgain
 from aragora_q.intake.bulk import BulkEnqueuer, LineChecker
-from aragora_q.intake.lines import LineSplitter, max_line_bytes, parsed
+from aragora_q.intake.lines import LineSplitter, in_batches, max_line_bytes, undecoded
 from aragora_q.web.access import Access
 from aragora_q.web.media import NDJSON
 from aragora_q.web.problems import NO_STORE, problem
@@ -132,7 +132,7 @@ class LinesResponse(Response):
             return False
         chunk = await anext(self._chunks, b"")
         lines = self._splitter.feed(chunk) if chunk else self._splitter.end()
-        for items in parsed(lines, self._splitter.max_bytes):
+        for items in in_batches(undecoded(lines, self._splitter.max_bytes)):
             results, self._failure = await self._enqueuer.enqueue(items)
             self._results.write(results)
             self._access.log_changed(self._enqueuer.summary.created)

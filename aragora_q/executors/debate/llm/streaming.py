@@ -256,7 +256,7 @@ class Events:
 
 def _compacted(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return fewer events that add up to the same reply."""
-    kept = list[dict[str, Any]]()
+    kept: list[dict[str, Any]] = []
     for place, run in groupby(events, key=_continued):
         match place:
             case None:

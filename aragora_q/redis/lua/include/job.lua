@@ -36,11 +36,14 @@ end
 
 -- The job id and payload in an entry's fields; the id is nil if it is missing or invalid.
 local function job_of(fields)
-  local values = {}
-  for f = 1, #fields, 2 do values[fields[f]] = fields[f + 1] end
-  local id = values.id
+  local id, payload = fields[2], fields[4]
+  if not (#fields == 4 and fields[1] == 'id' and fields[3] == 'payload') then  -- of another program
+    local values = {}
+    for f = 1, #fields, 2 do values[fields[f]] = fields[f + 1] end
+    id, payload = values.id, values.payload
+  end
   if id and not (#id <= MAX_JOB_ID_CHARS and string.find(id, JOB_ID_PATTERN)) then id = nil end
-  return id, values.payload
+  return id, payload
 end
 
 -- The fields of one entry; nil if it was deleted or `entry` is not an entry id.
@@ -184,8 +187,15 @@ local function cut(text)
   return (string.gsub(string.sub(text, 1, MAX_HISTORY_BYTES), '[\192-\255][\128-\191]*$', ''))
 end
 
+-- Note in a job's hash that it has `more`: a history, a journal, or what earlier attempts left. Most jobs have none when
+-- they complete, and `complete` need not look for it.
+local function note_more(job)
+  redis.call('HSET', job, 'more', '1')
+end
+
 -- Append a line to a job's history: an error, or, with `by`, why that one changed the job.
 local function append_history(job, cause, state, text, by)
+  note_more(job)
   text = cut(text)
   local line = cjson.encode({
     at = now, cause = cause, attempt = parse_int(tostring(state.attempts or 0)),
