@@ -53,7 +53,7 @@ def test_a_stream_is_the_whole_reply(api, tool, pieces):
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("tool", [None, "ballot"])
 def test_a_long_stream_takes_little_memory(api, tool):
-    """Not that of its events, which is a hundred times that of the text; and it adds up as ever."""
+    """Not that of its events, which are far larger than their text; and it adds up as ever."""
     whole = REPLIES[api]("m", json.dumps({"a": TEXT * 400}), tool=tool)
     events = events_of(whole, 5_000)
     reader = Events()

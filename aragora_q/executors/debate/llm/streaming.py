@@ -58,7 +58,7 @@ STATUS_CODES = {
 
 
 MAX_KEPT_EVENTS = 50
-"""Events after which those that continue each other are merged: parsed, 500 of a reply take half a megabyte."""
+"""Events after which those that continue each other are merged: parsed, 500 of a reply take up to 0.3 MB."""
 
 BODY_HEADERS = ("content-type", "content-length", "content-encoding", "transfer-encoding")
 NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
