@@ -543,7 +543,9 @@ def _job_from_fields(job_id: str, fields: Mapping[str, str], labels: bytes | Non
         fence=int(fields.get("fence", 0)),
         worker_id=lease_owner.partition("@")[0] or None,
         created_at=_seconds(fields.get("created_at") or fields.get("entry", "").partition("-")[0]),
-        started_at=_seconds(fields.get("started_at", fields.get("fence") if is_completed else None)),
+        started_at=_seconds(
+            fields.get("started_at", fields.get("fence") if is_completed else None)
+        ),
         **decode_labels(labels),
     )
 
