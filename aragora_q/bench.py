@@ -182,7 +182,7 @@ class Testbed:
             raise
 
     def _start(self, *command: str, cpu: int) -> subprocess.Popen[bytes]:
-        """Start a process in a session of its own: signals reach its children, too."""
+        """Start a process in a new session: signals reach its children, too."""
         with (self._directory / "log").open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own programs
                 command, stdout=log, stderr=log, env=child_environment(), start_new_session=True

@@ -87,6 +87,7 @@ QUICK = Sizes(
 
 def run(testbed: Testbed, sizes: Sizes, names: Sequence[str] = ()) -> Iterator[Result]:
     """Yield every result as soon as it is measured; only those of `names`, if there are any."""
+    processes.compile_all()
     for name, measure in MEASUREMENTS.items():
         if not names or name in names:
             yield from measure(testbed, sizes)

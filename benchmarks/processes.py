@@ -67,7 +67,6 @@ def starts(testbed: Testbed, repeats: int) -> Iterator[Result]:
     """Measure whole commands, as a shell starts them, and requests to a console that runs, against an
     interpreter that does nothing.
     """
-    compile_all()
     enqueue(testbed, [create_debate_job(QUESTION, AGENTS, job_id="known")])
     testbed.run_all_jobs()
     agents = ["--agents", ",".join(AGENTS)]
@@ -206,7 +205,6 @@ def ready(testbed: Testbed, repeats: int) -> Iterator[Result]:
     """Measure how long a worker with an agent of the extra `llm` takes until it tells systemd that it is
     ready, against a process that imports LIBRARIES.
     """
-    compile_all()
     imports = [sys.executable, "-c", f"import os, {', '.join(LIBRARIES)}; os._exit(0)"]
     ours, baseline = [], []
     with testbed.pinned():
