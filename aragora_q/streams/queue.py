@@ -172,7 +172,7 @@ class RedisStreamsQueue(WorkQueue):
         self._keys = self.connection.keys
 
     @cached_property
-    def schedules(self) -> RedisSchedules:  # type: ignore[override] # nobody sets it
+    def schedules(self) -> RedisSchedules:  # type: ignore[override] # it is never set
         """What has become of the times of schedules."""
         from aragora_q.streams.schedules import RedisSchedules
 
