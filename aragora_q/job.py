@@ -6,7 +6,7 @@ payload back with `DebateJobPayload.from_dict`. Must not know queues, Redis or m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
@@ -128,6 +128,9 @@ class DebateJobPayload:
             raise InvalidPayload(f"rounds must be a whole number, got {self.rounds!r:.100}")
         check_range("rounds", self.rounds, ROUNDS_RANGE)
         check_choice("consensus", self.consensus, CONSENSUS_MODES)
+        if self._is_plain:
+            self._validate_judge()
+            return
         if self.timeout_seconds is not None and not is_timeout(self.timeout_seconds):
             raise InvalidPayload(
                 f"timeout_seconds must be a number above 0 and at most {MAX_TIMEOUT_SECONDS}, "
@@ -169,6 +172,15 @@ class DebateJobPayload:
                 raise InvalidPayload(
                     "escalate requires a round: rounds must be above 0, and debate not never"
                 )
+
+    @property
+    def _is_plain(self) -> bool:
+        """True if all fields that are not always sent are at their default, as those of most debates.
+
+        Values that only equal it, as 0 does false, are not.
+        """
+        values = [*vars(self).values()][len(_ALWAYS_SENT) :]
+        return values == _PLAIN_VALUES and [*map(type, values)] == _PLAIN_TYPES
 
     @property
     def all_agents(self) -> list[str]:
@@ -249,12 +261,12 @@ class DebateJobPayload:
         Raises:
             InvalidPayload: a field is missing, unknown or breaks a rule.
         """
-        for name in data:
-            if name not in _DEFAULTS:
-                raise InvalidPayload(
-                    f"unknown field {name!r:.100}; the fields of a debate are {', '.join(_DEFAULTS)}",
-                    hint=did_you_mean(name, tuple(_DEFAULTS)),
-                )
+        if not _DEFAULTS.keys() >= data.keys():
+            name = next(name for name in data if name not in _DEFAULTS)
+            raise InvalidPayload(
+                f"unknown field {name!r:.100}; the fields of a debate are {', '.join(_DEFAULTS)}",
+                hint=did_you_mean(name, tuple(_DEFAULTS)),
+            )
         for name in ("question", "agents"):
             if name not in data:
                 raise InvalidPayload(f"field {name} is missing")
@@ -267,12 +279,22 @@ class DebateJobPayload:
         """Return the payload as JSON data: the first four fields, and others that are not at their default.
 
         Changing it later does not change the payload, nor the other way round.
+
+        Raises:
+            InvalidPayload: a field contains itself, or is nested so deeply that it cannot be copied.
         """
-        return {
-            name: _copied(value)
-            for name, value in vars(self).items()
-            if value != _DEFAULTS[name] or name in _ALWAYS_SENT
-        }
+        values = vars(self)
+        names: Iterable[str] = _ALWAYS_SENT
+        if not self._is_plain:
+            names = [
+                name
+                for name, value in values.items()
+                if name in _ALWAYS_SENT or value != _DEFAULTS[name]
+            ]
+        try:
+            return {name: _copied(values[name]) for name in names}
+        except RecursionError:
+            raise InvalidPayload("a field of the debate is nested too deeply") from None
 
 
 _DEFAULTS: Mapping[str, Any] = {
@@ -288,7 +310,9 @@ _FACTORIES: Mapping[str, Callable[[], Any]] = {
 }
 """What makes the default of a field that no two payloads may share."""
 
-_ALWAYS_SENT = frozenset(("question", "agents", "rounds", "consensus"))
+_ALWAYS_SENT = ("question", "agents", "rounds", "consensus")
+_PLAIN_VALUES = [value for name, value in _DEFAULTS.items() if name not in _ALWAYS_SENT]
+_PLAIN_TYPES = [*map(type, _PLAIN_VALUES)]
 _ATOMS = frozenset((str, int, float, bool, type(None)))
 
 
@@ -462,10 +486,10 @@ def create_debate_job(  # noqa: PLR0913 - the fields of a debate, and of a job
             "agents": _as_list(agents),
             "rounds": rounds,
             "consensus": consensus,
-            "answer_form": _as_dict(answer_form),
-            "options": _as_list(options),
+            "answer_form": answer_form if answer_form == "text" else _as_dict(answer_form),
+            "options": [] if options is None else _as_list(options),
             "debate": debate,
-            "escalate": _as_list(escalate),
+            "escalate": [] if escalate is None else _as_list(escalate),
             "timeout_seconds": timeout_seconds,
             "max_tokens": max_tokens,
             "max_cost_usd": max_cost_usd,
@@ -504,8 +528,6 @@ def _payload(values: Mapping[str, Any]) -> DebateJobPayload:
 
 def _as_list(names: Any) -> Any:
     """Return texts as a list; a single text, or anything else, as it is, which `validate` refuses."""
-    if names is None:
-        return []
     is_list = type(names) is list or (
         hasattr(names, "__iter__") and not isinstance(names, str | Mapping)
     )

@@ -91,37 +91,19 @@ REAPER = "reaper"
 
 
 class EnqueueFields(NamedTuple):
-    """What `enqueue.lua` takes of a job."""
+    """What `enqueue.lua` takes of a job, in its order."""
 
     id: str
     payload: bytes
-    priority: int
-    delay_ms: int
-    max_attempts: int
+    terms: str
+    """Priority, delay in ms and attempts."""
     labels: str
-    hold: bytes = b""
-    """Why the job is held until someone approves it; empty: it is not."""
-    agents: bytes = b""
-    """What its experiment records of it: a digest of its agents, a space, and JSON that says what they are;
-    empty: it is not of an experiment."""
-    source: str = ""
-    """The job whose finished calls it may take over; empty: none."""
-    tick: str = ""
-    """The time of a schedule that it is enqueued for, as JSON; empty: none."""
+    extras: bytes
+    """JSON of what few jobs have, and a job that follows a group cannot; empty: nothing. `hold`: why it is held
+    until someone approves it. `agents`: what its experiment records of it: a digest of its agents, a space, and
+    JSON that says what they are. `source`: the job whose finished calls it may take over. `tick`: the time of a
+    schedule that it is enqueued for, as JSON."""
 
-    def sent(self) -> tuple[str | bytes, ...]:
-        """Return the item's fields in the script's order. What few jobs have is one field, which costs less."""
-        extras = b""
-        if self.hold or self.agents or self.source or self.tick:
-            extras = codec.encode(
-                {name: value for name in EXTRAS if (value := getattr(self, name))}
-            )
-        terms = f"{self.priority} {self.delay_ms} {self.max_attempts}"
-        return self.id, self.payload, terms, self.labels, extras
-
-
-EXTRAS = ("hold", "agents", "source", "tick")
-"""Fields that few jobs have, and a job that follows a group cannot."""
 
 EnqueueItem = tuple[str, EnqueueFields]
 """One item of an `enqueue.lua` call: the key of the job's hash, and the job's fields."""
@@ -253,7 +235,7 @@ class RedisStreamsQueue(WorkQueue):
             self._durability_is_checked = True
         statuses, durable = await self.connection.run_with_durability(
             "enqueue",
-            [(key, fields.sent()) for key, fields in items],
+            items,
             self.config.durability,
             max_backlog=self.config.max_backlog,
         )
@@ -276,11 +258,14 @@ class RedisStreamsQueue(WorkQueue):
             raise error
         return outcomes
 
-    def check(self, job: Job, *, hold: str = "", agents: str = "") -> EnqueueItem:
+    def check(
+        self, job: Job, *, hold: str = "", agents: str = "", tick: str = ""
+    ) -> EnqueueItem:
         """Return `job` as `enqueue` would send it now; nothing is sent.
 
         `hold` is why it is to be held, from the start, until someone approves it with `unhold`. `agents` is
-        what the experiment that is the job's group records of it; see `recorded_agents`.
+        what the experiment that is the job's group records of it; see `recorded_agents`. `tick` is the time of a
+        schedule, as JSON.
 
         Raises:
             InvalidPayload: the job breaks a rule, names a webhook that is not in the configuration, or its
@@ -298,17 +283,14 @@ class RedisStreamsQueue(WorkQueue):
             )
         delay_ms = round(job.delay_seconds * 1000) if job.delay_seconds else 0
         max_attempts = job.max_attempts or self.config.retry_max_attempts
-        return self._keys.job(job.id), EnqueueFields(
-            job.id,
-            payload,
-            job.priority,
-            delay_ms,
-            max_attempts,
-            encode_labels(job),
-            hold[:MAX_ERROR_CHARS].encode(errors="replace") if hold else b"",
-            agents.encode(),
-            forked_from(job.payload) or "",
-        )
+        terms = f"{job.priority} {delay_ms} {max_attempts}"
+        source, extras = forked_from(job.payload), b""
+        if hold or agents or source or tick:
+            reason = hold[:MAX_ERROR_CHARS].encode(errors="replace")
+            each = {"hold": reason, "agents": agents, "source": source, "tick": tick}
+            extras = codec.encode({name: value for name, value in each.items() if value})
+        fields = EnqueueFields(job.id, payload, terms, encode_labels(job), extras)
+        return self._keys.job(job.id), fields
 
     def _check_notify(self, subject: str, names: Sequence[str]) -> None:
         """Raise InvalidPayload if these webhooks break a rule, or are not in the configuration."""
@@ -969,8 +951,9 @@ def _refusal(fields: EnqueueFields, status: bytes) -> InvalidPayload:
             if status == b"unknown_source"
             else "has no finished calls"
         )
+        source = codec.decode(fields.extras)["source"]
         return InvalidPayload(
-            f"job {fields.id}: forked_from: debate {fields.source} {why}: there is nothing to take over",
+            f"job {fields.id}: forked_from: debate {source} {why}: there is nothing to take over",
             hint="enqueue it without",
         )
     return InvalidPayload(

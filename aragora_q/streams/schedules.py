@@ -43,7 +43,7 @@ class RedisSchedules(Schedules):
     def __init__(
         self,
         connection: Connection,
-        check: Callable[[Job], EnqueueItem],
+        check: Callable[..., EnqueueItem],
         refusal: Callable[[EnqueueFields, bytes], InvalidPayload],
     ) -> None:
         self._connection = connection
@@ -139,16 +139,15 @@ class RedisSchedules(Schedules):
         return bool(result == b"changed")
 
     def _item(self, job: Job, of: dict[str, Any], by: str, reason: str) -> EnqueueItem:
-        key, fields = self._check(job)
         tick = {**of, **{name: text.decode() for name, text in actor(by, reason).items()}}
-        return key, fields._replace(tick=json.dumps(tick))
+        return self._check(job, tick=json.dumps(tick))
 
     async def _run(self, items: Sequence[EnqueueItem]) -> list[bytes]:
         return cast(
             "list[bytes]",
             await self._connection.run(
                 "enqueue",
-                [(key, fields.sent()) for key, fields in items],
+                items,
                 max_backlog=self._connection.config.max_backlog,
             ),
         )

@@ -39,7 +39,7 @@ def test_the_specified_job():
         "rounds": 3,
         "consensus": "majority",
     }
-    assert len(job.id) == 32
+    assert len(job.id) == 18
     assert (job.priority, job.max_attempts, job.delay_seconds) == (0, None, 0.0)
     assert create_debate_job("Why?", ["a", "b"]).id != job.id
 
