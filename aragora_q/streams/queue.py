@@ -472,27 +472,29 @@ class RedisStreamsQueue(WorkQueue):
                 configuration. Not sealed.
         """
         self._check_notify(f"group {group}", notify)
-        stored = EnqueueFields("", b"", 0, 0, 0, "")
+        stored = EnqueueFields("", b"", "0 0 0", "", b"")
         if then is not None:
             if then.group is not None:
                 raise InvalidPayload(
                     f"job {then.id}: the job that follows a group cannot be in a group"
                 )
             _, stored = self.check(then)
-            if stored.source:
+            if forked_from(then.payload):
                 raise InvalidPayload(
                     f"job {then.id}: the job that follows a group cannot take over calls (forked_from)"
                 )
+        priority, delay_ms, max_attempts = stored.terms.split()
         result = await self.connection.run(
             "seal",
             group=group,
             retention_ms=self.config.retention_ms,
             notify=" ".join(sorted(notify)),
-            **{
-                f"then_{name}": value
-                for name, value in stored._asdict().items()
-                if name not in EXTRAS
-            },
+            then_id=stored.id,
+            then_payload=stored.payload,
+            then_priority=priority,
+            then_delay_ms=delay_ms,
+            then_max_attempts=max_attempts,
+            then_labels=stored.labels,
             **actor(by, reason),
         )
         if result == b"unknown":
