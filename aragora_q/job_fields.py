@@ -9,7 +9,7 @@ from typing import Any
 
 from aragora_q.base import Job
 from aragora_q.errors import InvalidPayload, did_you_mean
-from aragora_q.job import DebateJobPayload
+from aragora_q.job import DebateJobPayload, checked_payload
 
 JOB_FIELDS = ("priority", "delay_seconds", "max_attempts", "group", "tenant", "tags", "notify")
 LINE_FIELDS = (*DebateJobPayload.__dataclass_fields__, "payload", "id", *JOB_FIELDS)
@@ -64,7 +64,7 @@ def create_job(
                 "agents are missing: neither the job nor setting default_agents names them",
                 hint=AGENTS_HINT,
             )
-        payload = DebateJobPayload.from_dict(fields).to_dict()
+        payload = checked_payload(fields)
     job_fields = _completed(job_fields, defaults)
     if job_id is None:
         job_id = new_id(payload, job_fields.get("group"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aragora_q.base import Job, is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound
 from aragora_q.intake.jobs import check_debate
-from aragora_q.job import EXPERIMENT_NOTE
+from aragora_q.job import EXPERIMENT_NOTE, JUDGED
 from aragora_q.job_fields import JOB_FIELDS
 from aragora_q.job_rules import forked_from
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 FROM = "from"
 """Field of a line that is not of the job: the debate whose fields it has, and whose calls it takes over."""
-
-JUDGED = ("judge", "synthesis")
 
 
 async def with_source(

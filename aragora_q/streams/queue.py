@@ -258,9 +258,7 @@ class RedisStreamsQueue(WorkQueue):
             raise error
         return outcomes
 
-    def check(
-        self, job: Job, *, hold: str = "", agents: str = "", tick: str = ""
-    ) -> EnqueueItem:
+    def check(self, job: Job, *, hold: str = "", agents: str = "", tick: str = "") -> EnqueueItem:
         """Return `job` as `enqueue` would send it now; nothing is sent.
 
         `hold` is why it is to be held, from the start, until someone approves it with `unhold`. `agents` is

@@ -188,3 +188,38 @@ def test_result_survives_encoding():
         token_usage={"total": 10},
     )
     assert DebateResult.from_dict(codec.decode(codec.encode(result.to_dict()))) == result
+
+
+def _itself():
+    metadata = {}
+    metadata["self"] = metadata
+    return metadata
+
+
+def _nested(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "metadata", [_itself(), {"a": _nested(100_000)}], ids=["contains itself", "nested deeply"]
+)
+def test_metadata_without_end(metadata):
+    """Metadata that cannot be copied is refused when the job is made, whoever makes it."""
+    with pytest.raises(InvalidPayload, match="nested too deeply"):
+        create_debate_job("Why?", ["a", "b"], metadata=metadata)
+    with pytest.raises(InvalidPayload, match="nested too deeply"):
+        DebateJobPayload.from_dict(debate(metadata=metadata)).to_dict()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"transcript": 0}, {"max_answer_words": 200.0}, {"escalate": ""}, {"consensus": "judge"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_almost_a_default(change):
+    """A value that equals a default without being of its type is refused; so is a judge that is missing."""
+    with pytest.raises(InvalidPayload, match=next(iter(change))):
+        create_debate_job("Why?", ["a", "b"], **change)
