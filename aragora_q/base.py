@@ -12,7 +12,7 @@ from binascii import b2a_base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 
 class JobStatus(StrEnum):
@@ -233,8 +233,7 @@ class Group:
         return sum(count for status, count in self.counts.items() if status in LIVE)
 
 
-@dataclass(frozen=True, slots=True)
-class EnqueueResult:
+class EnqueueResult(NamedTuple):
     """The result for one job of `enqueue_many`."""
 
     id: str

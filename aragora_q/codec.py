@@ -18,6 +18,9 @@ SPARE_LEVELS = 8
 ALWAYS_READABLE_BYTES = 380
 """JSON up to this length has neither the depth nor the digits that `decode` refuses."""
 
+_N, _I = b"NI"
+"""Looked for first: one byte is found, or not, in a tenth of the time of a word."""
+
 
 def encode(value: object, *, spare_levels: int = SPARE_LEVELS) -> bytes:
     """Return `value` as JSON that `decode` accepts, also inside `spare_levels` more levels of nesting.
@@ -28,7 +31,11 @@ def encode(value: object, *, spare_levels: int = SPARE_LEVELS) -> bytes:
     """
     try:
         encoded = to_json(value, inf_nan_mode="constants")
-        if len(encoded) > ALWAYS_READABLE_BYTES or _may_have_constants(encoded):
+        if (
+            len(encoded) > ALWAYS_READABLE_BYTES
+            or (_N in encoded and b"NaN" in encoded)
+            or (_I in encoded and b"Infinity" in encoded)
+        ):
             decode(b"".join((b"[" * spare_levels, encoded, b"]" * spare_levels)))
     except ValueError as error:
         raise ValueError(_reason(str(error))) from None
@@ -65,11 +72,6 @@ def other_encoding(head: bytes) -> str:
         return "UTF-32"
     is_utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in head[:2]
     return "UTF-16" if is_utf16 else ""
-
-
-def _may_have_constants(encoded: bytes) -> bool:
-    """Return True if NaN or infinity may be in it. One byte is found in a tenth of the time of a word."""
-    return (78 in encoded and b"NaN" in encoded) or (73 in encoded and b"Infinity" in encoded)
 
 
 def _reason(text: str) -> str:

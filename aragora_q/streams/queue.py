@@ -240,7 +240,7 @@ class RedisStreamsQueue(WorkQueue):
             max_backlog=self.config.max_backlog,
         )
         outcomes = [
-            EnqueueResult(fields.id, created=status == b"created", durable=durable)
+            EnqueueResult(fields.id, status == b"created", durable)
             if status in (b"created", b"exists")
             else _refusal(fields, status)
             for (_, fields), status in zip(items, statuses, strict=True)
@@ -262,8 +262,8 @@ class RedisStreamsQueue(WorkQueue):
         """Return `job` as `enqueue` would send it now; nothing is sent.
 
         `hold` is why it is to be held, from the start, until someone approves it with `unhold`. `agents` is
-        what the experiment that is the job's group records of it; see `recorded_agents`. `tick` is the time of a
-        schedule, as JSON.
+        what the experiment that is the job's group records of it; see `recorded_agents`. `tick` is the time of
+        a schedule, as JSON.
 
         Raises:
             InvalidPayload: the job breaks a rule, names a webhook that is not in the configuration, or its
@@ -272,7 +272,10 @@ class RedisStreamsQueue(WorkQueue):
         check_job(job)
         if job.notify:
             self._check_notify(f"job {job.id}", job.notify)
-        payload = _encode_payload(job)
+        try:
+            payload = codec.encode(job.payload)
+        except ValueError as error:
+            raise InvalidPayload(f"job {job.id}: payload is not JSON: {error}") from None
         if len(payload) > self.config.max_payload_bytes:
             raise InvalidPayload(
                 f"job {job.id}: payload has {len(payload)} bytes, max_payload_bytes is "
@@ -959,10 +962,3 @@ def _refusal(fields: EnqueueFields, status: bytes) -> InvalidPayload:
     return InvalidPayload(
         f"job {fields.id}: refused by the server's script: id, payload or a number is out of bounds"
     )
-
-
-def _encode_payload(job: Job) -> bytes:
-    try:
-        return codec.encode(job.payload)
-    except ValueError as error:
-        raise InvalidPayload(f"job {job.id}: payload is not JSON: {error}") from None
