@@ -46,7 +46,9 @@ def create_job(
             f"unknown field {unknown!r:.100}; the fields of a line are {', '.join(known)}",
             hint=did_you_mean(unknown, known),
         )
-    job_fields = {name: fields.pop(name) for name in _JOB_FIELDS.intersection(fields)}
+    job_fields = {}
+    if not _JOB_FIELDS.isdisjoint(fields):
+        job_fields = {name: fields.pop(name) for name in _JOB_FIELDS.intersection(fields)}
     job_id = fields.pop("id", None)
     if "payload" in fields:
         payload = fields.pop("payload")
@@ -58,14 +60,16 @@ def create_job(
                 f"{', '.join(JOB_FIELDS)}"
             )
     else:
-        fields = {**{name: defaults[name] for name in defaults.keys() - _JOB_FIELDS}, **fields}
+        if defaults:
+            fields = {**{name: defaults[name] for name in defaults.keys() - _JOB_FIELDS}, **fields}
         if "agents" not in fields:
             raise InvalidPayload(
                 "agents are missing: neither the job nor setting default_agents names them",
                 hint=AGENTS_HINT,
             )
         payload = checked_payload(fields)
-    job_fields = _completed(job_fields, defaults)
+    if job_fields or defaults:
+        job_fields = _completed(job_fields, defaults)
     if job_id is None:
         job_id = new_id(payload, job_fields.get("group"))
     return Job(payload=payload, id=job_id, **job_fields)

@@ -12,6 +12,7 @@ from aragora_q.base import EnqueueResult, Job, new_job_id
 from aragora_q.errors import AragoraQError, InvalidPayload, JobNotFound, RedisUnreachable
 from aragora_q.formats import count
 from aragora_q.intake.checks import (
+    NO_THRESHOLDS,
     Thresholds,
     check_budget,
     check_seats,
@@ -146,6 +147,8 @@ class LineChecker:
         item = self._queue.check(job)
         warning = self._check_seats(number, job.payload)
         check_budget(job, config)
+        if thresholds == NO_THRESHOLDS:
+            return Checked(job, item, None, warning)
         await self.quoter.check(job, thresholds.max_quote)
         approval = await self.quoter.approval(job.payload, thresholds.approve_above)
         if approval is not None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 APPROVE_ABOVE, MAX_QUOTE = "approve_above_usd", "max_quote_usd"
 """Fields of a line that are not of the job: what it may cost without an approval, and be expected to cost."""
 
+_THRESHOLD_FIELDS = frozenset((APPROVE_ABOVE, MAX_QUOTE))
+
 
 class Thresholds(NamedTuple):
     """US dollars at which `enqueue` holds or refuses a debate; None: at no amount."""
@@ -64,6 +66,9 @@ def check_budget(job: Job, config: QueueConfig) -> None:
     """Raise InvalidPayload if a debate needs more than its own limits, or a budget's, ever have room for."""
     if not is_debate(job.payload, config) or job.payload.get("forked_from") is not None:
         return  # what is left to be paid for is known when it has taken over what it may
+    limits = job.payload.get("max_tokens"), job.payload.get("max_cost_usd")
+    if limits == (None, None) and not config.budgets:
+        return
     from aragora_q.executors import debate
 
     debate.check_payload_budget(job.payload, config)
@@ -96,14 +101,16 @@ def take_thresholds(fields: Any, default: Thresholds = NO_THRESHOLDS) -> Thresho
     Raises:
         InvalidPayload: one is not an amount.
     """
+    if not isinstance(fields, dict) or _THRESHOLD_FIELDS.isdisjoint(fields):  # most lines
+        return default
     return Thresholds(
         _take_usd(fields, APPROVE_ABOVE, default.approve_above),
         _take_usd(fields, MAX_QUOTE, default.max_quote),
     )
 
 
-def _take_usd(fields: Any, name: str, default: float | None) -> float | None:
-    value = fields.pop(name, None) if isinstance(fields, dict) else None
+def _take_usd(fields: dict[str, Any], name: str, default: float | None) -> float | None:
+    value = fields.pop(name, None)
     if value is None:
         return default
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MAX_USD:
