@@ -46,9 +46,7 @@ def create_job(
             f"unknown field {unknown!r:.100}; the fields of a line are {', '.join(known)}",
             hint=did_you_mean(unknown, known),
         )
-    job_fields = {}
-    if not _JOB_FIELDS.isdisjoint(fields):
-        job_fields = {name: fields.pop(name) for name in _JOB_FIELDS.intersection(fields)}
+    job_fields = {name: fields.pop(name) for name in _JOB_FIELDS.intersection(fields)}
     job_id = fields.pop("id", None)
     if "payload" in fields:
         payload = fields.pop("payload")
@@ -60,16 +58,14 @@ def create_job(
                 f"{', '.join(JOB_FIELDS)}"
             )
     else:
-        if defaults:
-            fields = {**{name: defaults[name] for name in defaults.keys() - _JOB_FIELDS}, **fields}
+        fields = {**{name: defaults[name] for name in defaults.keys() - _JOB_FIELDS}, **fields}
         if "agents" not in fields:
             raise InvalidPayload(
                 "agents are missing: neither the job nor setting default_agents names them",
                 hint=AGENTS_HINT,
             )
         payload = checked_payload(fields)
-    if job_fields or defaults:
-        job_fields = _completed(job_fields, defaults)
+    job_fields = _completed(job_fields, defaults)
     if job_id is None:
         job_id = new_id(payload, job_fields.get("group"))
     return Job(payload=payload, id=job_id, **job_fields)
@@ -77,6 +73,8 @@ def create_job(
 
 def _completed(job_fields: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of JOB_FIELDS that a line has, with the defaults for missing ones."""
+    if not job_fields and not defaults:
+        return job_fields
     if isinstance(job_fields.get("tags"), dict):
         job_fields["tags"] = {**defaults.get("tags", {}), **job_fields["tags"]}
     for name in _JOB_FIELDS.intersection(defaults).difference(job_fields):

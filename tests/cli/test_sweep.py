@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-from dataclasses import replace
 
 import pytest
 from support.queue_harness import PREFIX
@@ -319,7 +318,7 @@ def test_debates_that_were_not_confirmed_are_reported(run, monkeypatch):
     enqueue = RedisStreamsQueue.enqueue_checked
 
     async def enqueue_unconfirmed(queue, items):
-        return [replace(each, durable=False) for each in await enqueue(queue, items)]
+        return [each._replace(durable=False) for each in await enqueue(queue, items)]
 
     monkeypatch.setattr(RedisStreamsQueue, "enqueue_checked", enqueue_unconfirmed)
     result = run(*ARMS, "--yes", "-q")
