@@ -327,7 +327,7 @@ async def bulk(testbed: Testbed, place: Place, count: int) -> Samples:
     """Compare making jobs and `enqueue_many` with pipelined XADD."""
 
     async def enqueue() -> None:
-        await place.queue.enqueue_many([new_job() for _ in range(count)])
+        await place.queue.enqueue_many(new_job() for _ in range(count))
 
     ours = await seconds(testbed, enqueue())
     return {"bulk": (count / ours, count / await seconds(testbed, add(place, count)))}
