@@ -314,8 +314,6 @@ def _check_first(question: object, agents: Any, rounds: Any, consensus: object) 
             f"agents must be a list of names of 1 to {MAX_AGENT_CHARS} characters, got {agents!r:.200}"
         )
     check_range("number of agents", len(agents), AGENTS_RANGE)
-    if not isinstance(rounds, int) or isinstance(rounds, bool):
-        raise InvalidPayload(f"rounds must be a whole number, got {rounds!r:.100}")
     check_range("rounds", rounds, ROUNDS_RANGE)
     check_choice("consensus", consensus, CONSENSUS_MODES)
 

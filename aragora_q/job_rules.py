@@ -97,6 +97,9 @@ def check_job(job: Job) -> None:
         )
 
 
+_NUMBERS = (int, float)  # a union would be made anew by every call
+
+
 def is_timeout(value: object) -> bool:
     """Return True if `value` is a valid time limit of an attempt, in seconds."""
     return is_number(value) and 0 < value <= MAX_TIMEOUT_SECONDS
@@ -132,11 +135,9 @@ def is_agent(name: object) -> bool:
 
 def is_number(value: object) -> TypeGuard[float]:
     """Return True if `value` is a number, which to Python true and false are, too."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, _NUMBERS) and not isinstance(value, bool)
 
 
 def is_positive_number(value: object) -> bool:
     """Return True if `value` is a positive, finite number."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return 0 < value <= sys.float_info.max
+    return is_number(value) and 0 < value <= sys.float_info.max

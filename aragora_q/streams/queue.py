@@ -189,12 +189,11 @@ class RedisStreamsQueue(WorkQueue):
             count = len(jobs) if isinstance(jobs, Sized) else next(taken)
             error.results = _without_refusals(_padded(error.results, count))
             raise
-        results = _without_refusals(outcomes)
         for outcome in outcomes:
             if isinstance(outcome, InvalidPayload):
-                outcome.results = results
+                outcome.results = _without_refusals(outcomes)
                 raise outcome
-        return cast("list[EnqueueResult]", results)
+        return cast("list[EnqueueResult]", outcomes)
 
     async def enqueue_checked(self, items: Sequence[EnqueueItem]) -> list[EnqueueOutcome]:
         """As `enqueue_many`, of what `check` returned, so that nothing is encoded twice.
