@@ -118,11 +118,20 @@ class Hold:
         return f"{self.who}: {reason}" if reason else self.who
 
 
+_new_ids: list[str] = []
+"""Random ids that no job has yet. Most of the time of one alone would be the system call."""
+os.register_at_fork(after_in_child=_new_ids.clear)
+
+
 def new_job_id() -> str:
     """Return a random job id: 18 letters and digits, 107 bits. Longer ones take more memory in Redis."""
-    while len(found := b2a_base64(os.urandom(18)).translate(None, b"+/\n")) < 18:
-        pass  # seven of 24 are + or /: hardly ever
-    return found[:18].decode()
+    while True:
+        try:
+            return _new_ids.pop()
+        except IndexError:
+            random = os.urandom(1026)  # three bytes are four letters: nothing is filled up
+            text = b2a_base64(random).translate(None, b"+/\n").decode()
+            _new_ids.extend(text[n : n + 18] for n in range(0, len(text) - 17, 18))
 
 
 @dataclass(slots=True)

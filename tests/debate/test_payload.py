@@ -26,7 +26,7 @@ GOOD = {"question": "Tea or coffee?", "agents": ["demo", "demo"]}
         ({"agents": ["claude", ""]}, "agents must be a list of names", ""),
         ({"rounds": -1}, "rounds is -1, must be a whole number from 0 to 20", ""),
         ({"rounds": 21}, "rounds is 21", ""),
-        ({"rounds": True}, "rounds must be a whole number", ""),
+        ({"rounds": True}, "rounds is True, must be a whole number", ""),
         ({"consensus": "majorty"}, "consensus is 'majorty', must be one of", "majority"),
         ({"timeout_seconds": 0}, "timeout_seconds must be a number above 0", ""),
         ({"max_tokens": 0}, "max_tokens is 0, must be", ""),

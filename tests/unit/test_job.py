@@ -1,6 +1,7 @@
 """A debate as a job: breaking a rule is an error that names field and rule."""
 
 import math
+import os
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from aragora_q import codec
 from aragora_q.answer_form import is_blank
-from aragora_q.base import Job
+from aragora_q.base import Job, is_job_id, new_job_id
 from aragora_q.errors import InvalidPayload
 from aragora_q.job import (
     CONSENSUS_MODES,
@@ -97,8 +98,14 @@ REFUSED = {
     "agent is a number": (debate(agents=["a", 1]), "agents must be a list of names"),
     "rounds below": (debate(rounds=-1), "rounds is -1, must be a whole number from 0 to 20"),
     "rounds above": (debate(rounds=21), "rounds is 21, must be a whole number from 0 to 20"),
-    "rounds is a fraction": (debate(rounds=1.5), "rounds is 1.5, must be a whole number from 0 to 20"),
-    "rounds is a truth": (debate(rounds=True), "rounds is True, must be a whole number from 0 to 20"),
+    "rounds is a fraction": (
+        debate(rounds=1.5),
+        "rounds is 1.5, must be a whole number from 0 to 20",
+    ),
+    "rounds is a truth": (
+        debate(rounds=True),
+        "rounds is True, must be a whole number from 0 to 20",
+    ),
     "rounds is a text": (debate(rounds="3"), "rounds is '3', must be a whole number from 0 to 20"),
     "unknown consensus": (debate(consensus="most"), "consensus is 'most', must be one of majority"),
     "consensus is a list": (debate(consensus=["majority"]), "consensus is"),
@@ -223,3 +230,26 @@ def test_almost_a_default(change):
     """A value that equals a default without being of its type is refused; so is a judge that is missing."""
     with pytest.raises(InvalidPayload, match=next(iter(change))):
         create_debate_job("Why?", ["a", "b"], **change)
+
+
+def test_ids_of_forks_differ():
+    """Ids are made in advance; a child does not have those of its parent."""
+    new_job_id()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, new_job_id().encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    others = os.read(reader, 100).decode()
+    os.close(reader)
+    os.close(writer)
+    assert is_job_id(others)
+    assert others != new_job_id()
+
+
+def test_new_ids():
+    """They differ, and are letters and digits."""
+    ids = [new_job_id() for _ in range(1_000)]
+    assert len(set(ids)) == 1_000
+    assert all(len(each) == 18 and each.isascii() and each.isalnum() for each in ids)
