@@ -56,7 +56,7 @@ class Sizes:
     large_results: int = 5_000
     cluster: int = 2_500
     """Jobs in each queue."""
-    memory: int = 20_000
+    memory: int = 100_000
     shallow_backlog: int = 2_000
     deep_backlog: int = 1_000_000
     """A fifth of it is drained."""
@@ -126,6 +126,7 @@ async def lines(testbed: Testbed, place: Place, count: int) -> Samples:
 def memory(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
     """Measure the server's memory per job, without the stream of events, whose length is capped."""
     small = f"{executors.__name__}:small"
+    list(_memory(testbed, 100, {}, small))  # the server keeps the scripts, which are of no job
     for name, title, kind, executor in (
         ("", "", "bare", small),
         ("grouped_", ", with a group", "grouped", NOOP),
