@@ -216,12 +216,12 @@ def _stats_ms(testbed: Testbed) -> float:
 def _rate(testbed: Testbed, jobs: list[Job]) -> float:
     """Return the rate from the first job's start to the last completion, by the server's clock."""
     keys = with_queue(testbed, _keys)
-    began_ms = int(testbed.client.hget(keys.job(jobs[0].id), "started_at"))
+    first = with_queue(testbed, lambda queue: queue.get_job(jobs[0].id))
     ended_ms = max(
         max(testbed.client.zmscore(keys.completed, [job.id for job in batch]))
         for batch in batched(jobs, SCORES_PER_CALL)
     )
-    return float(len(jobs) / (ended_ms - began_ms) * 1000)
+    return float(len(jobs) / (ended_ms / 1000 - first.started_at))
 
 
 def _wait_until_completed(testbed: Testbed, jobs: list[Job]) -> None:
