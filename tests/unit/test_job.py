@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 
 import pytest
 from hypothesis import given
@@ -40,7 +41,7 @@ def test_the_specified_job():
         "rounds": 3,
         "consensus": "majority",
     }
-    assert len(job.id) == 18
+    assert re.fullmatch("[0-9A-Za-z]{18}", job.id)
     assert (job.priority, job.max_attempts, job.delay_seconds) == (0, None, 0.0)
     assert create_debate_job("Why?", ["a", "b"]).id != job.id
 
