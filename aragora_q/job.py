@@ -35,7 +35,7 @@ CONSENSUS_MODES = (
     "majority", "supermajority", "unanimous", "weighted", "judge", "synthesis", "any", "none",
 )  # fmt: skip
 JUDGED = ("judge", "synthesis")
-"""Those with a judge."""
+"""The modes that need a judge."""
 
 DEBATE_MODES = ("auto", "always", "never")
 RESUME_MODES = ("continue", "strict")

@@ -97,7 +97,7 @@ def check_job(job: Job) -> None:
         )
 
 
-_NUMBERS = (int, float)  # a union would be made anew by every call
+_NUMBERS = (int, float)  # not a union, which each call would make
 
 
 def is_timeout(value: object) -> bool:

@@ -68,7 +68,7 @@ def check_budget(job: Job, config: QueueConfig) -> None:
         return  # what is left to be paid for is known when it has taken over what it may
     limits = job.payload.get("max_tokens"), job.payload.get("max_cost_usd")
     if limits == (None, None) and not config.budgets:
-        return
+        return  # most debates; even a repeated import takes a microsecond
     from aragora_q.executors import debate
 
     debate.check_payload_budget(job.payload, config)
