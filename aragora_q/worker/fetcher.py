@@ -7,14 +7,16 @@ have named (orphans) are released.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
 from aragora_q.backoff import jittered
+from aragora_q.base import Job
 from aragora_q.contracts import AskedAgent, FetchResult, Gates, WorkerSession
 from aragora_q.errors import SERVER_ERRORS, TRANSIENT_ERRORS, AragoraQError
 from aragora_q.maintenance import MaintenanceLoop, promote_pass
@@ -51,6 +53,9 @@ CLOSED_SECONDS = 1.0
 
 MAX_BATCH = 128
 """Jobs that one call may start; one after a call that failed, and twice as many after each success."""
+
+AHEAD_SECONDS = 0.1
+"""If the first steps of the jobs of a call took longer, they block the event loop."""
 
 UNAVAILABLE_SECONDS = 0.05
 """Delay after a wait for work that failed, times 1 to 4."""
@@ -100,6 +105,7 @@ class Fetcher:
         self._is_paused = False
         self._is_empty = False
         self._max_batch = MAX_BATCH
+        self._launch_seconds = 0.0
         self.last_fetch_at = time.monotonic()
         """When Redis last answered a request for jobs, on the monotonic clock."""
 
@@ -165,27 +171,51 @@ class Fetcher:
         return self._registration.is_needed or needs_orphan_check
 
     async def _start_jobs(self) -> FetchResult:
-        half = -(-self._runner.concurrency // 2)  # Redis starts one half while the other one runs
-        limit = min(self._runner.free_slots(), half)
-
-        async def start() -> FetchResult:
-            sent_at = time.monotonic()
-            self._keeper.begin_start()
-            try:
-                fetched = await self._session.start(
-                    min(limit, self._max_batch),
-                    first_lane=_draw_lane(),
-                    closed_agents=self._closed_agents(),
-                )
-            except TRANSIENT_ERRORS:
-                self._max_batch = 1  # the reply may be too large for a slow link
-                raise
-            self._max_batch = min(2 * self._max_batch, MAX_BATCH)
-            return self._unless_late(fetched, time.monotonic() - sent_at)
-
-        fetched = await self._retry("fetch", start)
-        await self._runner.launch(fetched.jobs)
+        """Start jobs. While short jobs wait, the server starts the next ones during the first steps of these."""
+        fetched = await self._retry("fetch", partial(self._start, self._next_batch(0)))
+        while limit := self._batch_ahead(fetched):
+            ahead = asyncio.create_task(self._retry("fetch", partial(self._start, limit)))
+            await self._launch(fetched.jobs)
+            self._note(fetched)
+            fetched = await ahead
+        await self._launch(fetched.jobs)
         return fetched
+
+    def _next_batch(self, taken: int) -> int:
+        """Return how many jobs to start with one call, if `taken` of the free slots are not."""
+        half = -(-self._runner.concurrency // 2)  # Redis starts one half while the other one runs
+        return min(self._runner.free_slots() - taken, half)
+
+    def _batch_ahead(self, fetched: FetchResult) -> int:
+        """Return how many jobs to start before those of `fetched` run; 0 unless they are as many.
+
+        Jobs that block the event loop have to wait for none: the next ones would wait, too.
+        """
+        is_blocked = self._launch_seconds > AHEAD_SECONDS
+        if is_blocked or not fetched.jobs or self._stop.is_set() or self._has_duty():
+            return 0
+        limit = self._next_batch(len(fetched.jobs))
+        return limit if limit >= len(fetched.jobs) else 0
+
+    async def _start(self, limit: int) -> FetchResult:
+        sent_at = time.monotonic()
+        self._keeper.begin_start()
+        try:
+            fetched = await self._session.start(
+                min(limit, self._max_batch),
+                first_lane=_draw_lane(),
+                closed_agents=self._closed_agents(),
+            )
+        except TRANSIENT_ERRORS:
+            self._max_batch = 1  # the reply may be too large for a slow link
+            raise
+        self._max_batch = min(2 * self._max_batch, MAX_BATCH)
+        return self._unless_late(fetched, time.monotonic() - sent_at)
+
+    async def _launch(self, jobs: Sequence[Job]) -> None:
+        began_at = time.monotonic()
+        await self._runner.launch(jobs)
+        self._launch_seconds = time.monotonic() - began_at
 
     def _unless_late(self, fetched: FetchResult, seconds: float) -> FetchResult:
         """Return `fetched`, but without jobs if it took `seconds` to come: the leases may have expired."""
@@ -225,9 +255,7 @@ class Fetcher:
         fetched = await self._session.start_next(self.idle_seconds, first_lane=_draw_lane())
         waited_seconds = time.monotonic() - sent_at - self.idle_seconds
         fetched = self._unless_late(fetched, waited_seconds)
-        await self._runner.launch(
-            fetched.jobs
-        )  # at once: the loop would come to it two turns later
+        await self._launch(fetched.jobs)  # at once: the loop would come to it two turns later
         return fetched
 
     def _note(self, fetched: FetchResult) -> None:
