@@ -8,6 +8,7 @@ have named (orphans) are released.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -55,7 +56,7 @@ MAX_BATCH = 128
 """Jobs that one call may start; one after a call that failed, and twice as many after each success."""
 
 AHEAD_SECONDS = 0.1
-"""If the first steps of the jobs of a call took longer, they block the event loop."""
+"""Jobs block the event loop if the first steps of those that one call started take longer."""
 
 UNAVAILABLE_SECONDS = 0.05
 """Delay after a wait for work that failed, times 1 to 4."""
@@ -105,7 +106,7 @@ class Fetcher:
         self._is_paused = False
         self._is_empty = False
         self._max_batch = MAX_BATCH
-        self._launch_seconds = 0.0
+        self._launch_seconds = math.inf
         self.last_fetch_at = time.monotonic()
         """When Redis last answered a request for jobs, on the monotonic clock."""
 
@@ -171,31 +172,27 @@ class Fetcher:
         return self._registration.is_needed or needs_orphan_check
 
     async def _start_jobs(self) -> FetchResult:
-        """Start jobs. While short jobs wait, the server starts the next ones during the first steps of these."""
-        fetched = await self._retry("fetch", partial(self._start, self._next_batch(0)))
-        while limit := self._batch_ahead(fetched):
-            ahead = asyncio.create_task(self._retry("fetch", partial(self._start, limit)))
+        """Start jobs. While many wait, Redis starts the next ones before these run."""
+        limit = self._batch(taken=0)
+        start = partial(self._start, limit)
+        fetched = await self._retry("fetch", start)
+        while 0 < limit == len(fetched.jobs) <= self._batch(limit) and self._may_start_ahead():
+            ahead = asyncio.create_task(self._retry("fetch", start), name="fetch-ahead")
             await self._launch(fetched.jobs)
             self._note(fetched)
-            fetched = await ahead
+            fetched = await ahead  # also when the worker stops: the reply names jobs to run
         await self._launch(fetched.jobs)
         return fetched
 
-    def _next_batch(self, taken: int) -> int:
-        """Return how many jobs to start with one call, if `taken` of the free slots are not."""
+    def _batch(self, taken: int) -> int:
+        """Return how many jobs to start with one call; `taken` of the free slots are for others."""
         half = -(-self._runner.concurrency // 2)  # Redis starts one half while the other one runs
         return min(self._runner.free_slots() - taken, half)
 
-    def _batch_ahead(self, fetched: FetchResult) -> int:
-        """Return how many jobs to start before those of `fetched` run; 0 unless they are as many.
-
-        Jobs that block the event loop have to wait for none: the next ones would wait, too.
-        """
-        is_blocked = self._launch_seconds > AHEAD_SECONDS
-        if is_blocked or not fetched.jobs or self._stop.is_set() or self._has_duty():
-            return 0
-        limit = self._next_batch(len(fetched.jobs))
-        return limit if limit >= len(fetched.jobs) else 0
+    def _may_start_ahead(self) -> bool:
+        """Return False also if jobs block the event loop: those started ahead would wait for it."""
+        is_free = self._launch_seconds < AHEAD_SECONDS
+        return is_free and not (self._stop.is_set() or self._has_duty())
 
     async def _start(self, limit: int) -> FetchResult:
         sent_at = time.monotonic()
@@ -213,9 +210,10 @@ class Fetcher:
         return self._unless_late(fetched, time.monotonic() - sent_at)
 
     async def _launch(self, jobs: Sequence[Job]) -> None:
-        began_at = time.monotonic()
-        await self._runner.launch(jobs)
-        self._launch_seconds = time.monotonic() - began_at
+        if jobs:
+            began_at = time.monotonic()
+            await self._runner.launch(jobs)
+            self._launch_seconds = time.monotonic() - began_at
 
     def _unless_late(self, fetched: FetchResult, seconds: float) -> FetchResult:
         """Return `fetched`, but without jobs if it took `seconds` to come: the leases may have expired."""
