@@ -92,7 +92,7 @@ class Held:
 Outcome = Completed | Retry | Failed | Released | Held
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Report:
     """The outcome of a job's attempt, to be recorded by the queue."""
 

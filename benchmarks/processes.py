@@ -23,12 +23,12 @@ from typing import Any
 
 import aragora_q
 from aragora_q import bench
-from aragora_q.bench import AGENTS, NOOP, QUESTION, Result, Testbed, free_port
+from aragora_q.bench import AGENTS, QUESTION, Result, Testbed, free_port
 from aragora_q.job import create_debate_job
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.web.roles import Role
 from aragora_q.web.tokens import new_token, token_line
-from benchmarks import models
+from benchmarks import executors, models
 from benchmarks.queues import enqueue, with_queue
 
 SCRIPT = Path(sys.executable).with_name("aragora-q")
@@ -176,10 +176,10 @@ def started(command: list[str], variables: Mapping[str, str]) -> Iterator[subpro
 
 
 def idle_worker(testbed: Testbed, repeats: int) -> Iterator[Result]:
-    """Measure the memory of a worker that waits for its first job."""
+    """Measure the memory of a worker that waits for its first job. Its executor imports nothing else."""
     megabytes = []
     for _ in range(repeats):
-        with testbed.worker(NOOP) as process:
+        with testbed.worker(f"{executors.__name__}:small") as process:
             with_queue(testbed, bench.workers_are_registered)
             time.sleep(bench.SETTLE_SECONDS)
             megabytes.append(memory(process.pid, "VmRSS"))

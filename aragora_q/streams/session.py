@@ -309,10 +309,10 @@ def _started(job_id: bytes, payload: bytes, details: bytes, worker_id: str, now_
     *numbers, labels = details.split(b" ", 7)
     fence, attempts, max_attempts, crashes, created_ms, priority, added_ms = map(int, numbers)
     return Job(
-        payload={},  # decoded by the attempt, which reports a malformed one
-        id=job_id.decode(),
-        priority=priority,
-        max_attempts=max_attempts,
+        {},  # decoded by the attempt, which reports a malformed one
+        job_id.decode(),
+        priority,
+        max_attempts,
         status=JobStatus.PROCESSING,
         attempts=attempts,
         crashes=crashes,
@@ -322,7 +322,7 @@ def _started(job_id: bytes, payload: bytes, details: bytes, worker_id: str, now_
         started_at=now_ms / 1000,
         waited_seconds=max(0, now_ms - added_ms) / 1000,  # its entry's id may be ahead of the clock
         raw_payload=payload,
-        **decode_labels(labels),
+        **(decode_labels(labels) if labels else {}),
     )
 
 

@@ -168,10 +168,12 @@ class Attempt:
 
     def _encode(self, result: object) -> bytes:
         """Return a result, whole or partial, as JSON. Raises PermanentError if it cannot be kept."""
-        if not isinstance(result, Mapping):
-            raise PermanentError(f"result is a {type(result).__name__}, not a JSON object")
+        if not isinstance(result, dict):  # most are, and other mappings take ten times as long
+            if not isinstance(result, Mapping):
+                raise PermanentError(f"result is a {type(result).__name__}, not a JSON object")
+            result = dict(result)
         try:
-            encoded = codec.encode(dict(result))
+            encoded = codec.encode(result)
         except ValueError as error:
             raise PermanentError(f"result is not JSON: {error}") from None
         if len(encoded) > self._max_result_bytes:

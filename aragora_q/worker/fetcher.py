@@ -7,14 +7,17 @@ have named (orphans) are released.
 
 from __future__ import annotations
 
+import asyncio
+import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
 from aragora_q.backoff import jittered
+from aragora_q.base import Job
 from aragora_q.contracts import AskedAgent, FetchResult, Gates, WorkerSession
 from aragora_q.errors import SERVER_ERRORS, TRANSIENT_ERRORS, AragoraQError
 from aragora_q.maintenance import MaintenanceLoop, promote_pass
@@ -51,6 +54,9 @@ CLOSED_SECONDS = 1.0
 
 MAX_BATCH = 128
 """Jobs that one call may start; one after a call that failed, and twice as many after each success."""
+
+AHEAD_SECONDS = 0.1
+"""Jobs block the event loop if the first steps of those that one call started take longer."""
 
 UNAVAILABLE_SECONDS = 0.05
 """Delay after a wait for work that failed, times 1 to 4."""
@@ -100,6 +106,7 @@ class Fetcher:
         self._is_paused = False
         self._is_empty = False
         self._max_batch = MAX_BATCH
+        self._launch_seconds = math.inf
         self.last_fetch_at = time.monotonic()
         """When Redis last answered a request for jobs, on the monotonic clock."""
 
@@ -165,27 +172,48 @@ class Fetcher:
         return self._registration.is_needed or needs_orphan_check
 
     async def _start_jobs(self) -> FetchResult:
-        half = -(-self._runner.concurrency // 2)  # Redis starts one half while the other one runs
-        limit = min(self._runner.free_slots(), half)
-
-        async def start() -> FetchResult:
-            sent_at = time.monotonic()
-            self._keeper.begin_start()
-            try:
-                fetched = await self._session.start(
-                    min(limit, self._max_batch),
-                    first_lane=_draw_lane(),
-                    closed_agents=self._closed_agents(),
-                )
-            except TRANSIENT_ERRORS:
-                self._max_batch = 1  # the reply may be too large for a slow link
-                raise
-            self._max_batch = min(2 * self._max_batch, MAX_BATCH)
-            return self._unless_late(fetched, time.monotonic() - sent_at)
-
+        """Start jobs. While many wait, Redis starts the next ones before these run."""
+        limit = self._batch(taken=0)
+        start = partial(self._start, limit)
         fetched = await self._retry("fetch", start)
-        await self._runner.launch(fetched.jobs)
+        while 0 < limit == len(fetched.jobs) <= self._batch(limit) and self._may_start_ahead():
+            ahead = asyncio.create_task(self._retry("fetch", start), name="fetch-ahead")
+            await self._launch(fetched.jobs)
+            self._note(fetched)
+            fetched = await ahead  # also when the worker stops: the reply names jobs to run
+        await self._launch(fetched.jobs)
         return fetched
+
+    def _batch(self, taken: int) -> int:
+        """Return how many jobs to start with one call; `taken` of the free slots are for others."""
+        half = -(-self._runner.concurrency // 2)  # Redis starts one half while the other one runs
+        return min(self._runner.free_slots() - taken, half)
+
+    def _may_start_ahead(self) -> bool:
+        """Return False also if jobs block the event loop: those started ahead would wait for it."""
+        is_free = self._launch_seconds < AHEAD_SECONDS
+        return is_free and not (self._stop.is_set() or self._has_duty())
+
+    async def _start(self, limit: int) -> FetchResult:
+        sent_at = time.monotonic()
+        self._keeper.begin_start()
+        try:
+            fetched = await self._session.start(
+                min(limit, self._max_batch),
+                first_lane=_draw_lane(),
+                closed_agents=self._closed_agents(),
+            )
+        except TRANSIENT_ERRORS:
+            self._max_batch = 1  # the reply may be too large for a slow link
+            raise
+        self._max_batch = min(2 * self._max_batch, MAX_BATCH)
+        return self._unless_late(fetched, time.monotonic() - sent_at)
+
+    async def _launch(self, jobs: Sequence[Job]) -> None:
+        if jobs:
+            began_at = time.monotonic()
+            await self._runner.launch(jobs)
+            self._launch_seconds = time.monotonic() - began_at
 
     def _unless_late(self, fetched: FetchResult, seconds: float) -> FetchResult:
         """Return `fetched`, but without jobs if it took `seconds` to come: the leases may have expired."""
@@ -225,9 +253,7 @@ class Fetcher:
         fetched = await self._session.start_next(self.idle_seconds, first_lane=_draw_lane())
         waited_seconds = time.monotonic() - sent_at - self.idle_seconds
         fetched = self._unless_late(fetched, waited_seconds)
-        await self._runner.launch(
-            fetched.jobs
-        )  # at once: the loop would come to it two turns later
+        await self._launch(fetched.jobs)  # at once: the loop would come to it two turns later
         return fetched
 
     def _note(self, fetched: FetchResult) -> None:

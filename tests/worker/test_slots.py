@@ -78,6 +78,66 @@ async def test_busy_worker_starts_and_reports_in_batches(new_harness, worker_poo
     assert count_calls(harness, "evalsha") + count_calls(harness, "eval") < 100
 
 
+async def _order_of_starts(harness, worker_pool):
+    """What a worker with two slots does with waiting jobs: sends a start, gets jobs, or runs one."""
+    order = []
+
+    async def executor(_job):
+        order.append("run")
+        return {}
+
+    worker = worker_pool.start(harness, executor, max_concurrent=2)
+    start = worker._session.start
+
+    async def noted(limit, **options):
+        order.append("send")
+        fetched = await start(limit, **options)
+        order.extend(["receive"] * bool(fetched.jobs))
+        return fetched
+
+    worker._session.start = noted
+    ids = [f"j{n}" for n in range(9)]
+    await harness.queue.enqueue_many([Job(payload={}, id=job_id) for job_id in ids])
+    await harness.wait_for_end(*ids)
+    return " ".join(order)
+
+
+async def test_next_jobs_are_started_before_the_last_ones_run(new_harness, worker_pool):
+    """The server works while short jobs of a backlog run; both never wait for each other."""
+    order = await _order_of_starts(new_harness(**LONG_LEASE), worker_pool)
+    assert "receive send run" in order
+
+
+async def test_jobs_that_block_the_loop_keep_no_others_waiting(
+    new_harness, worker_pool, monkeypatch
+):
+    """A worker whose jobs block the event loop starts others when it can run them."""
+    monkeypatch.setattr(fetcher, "AHEAD_SECONDS", 0.0)
+    order = await _order_of_starts(new_harness(**LONG_LEASE), worker_pool)
+    assert "receive run" in order
+    assert "receive send" not in order
+
+
+async def test_stop_runs_what_was_started_ahead(new_harness, worker_pool):
+    """A worker that stops while a start is under way runs its jobs, and leaves the others alone."""
+    harness, ran = new_harness(**LONG_LEASE), []
+
+    async def executor(job):
+        ran.append(job.id)
+        if len(ran) == 3:  # by now, starts are sent ahead
+            stopping.append(asyncio.create_task(worker.stop()))
+        return {}
+
+    stopping, ids = [], [f"j{n}" for n in range(20)]
+    worker = worker_pool.start(harness, executor, max_concurrent=2)
+    await harness.queue.enqueue_many([Job(payload={}, id=job_id) for job_id in ids])
+    await worker.task
+    states = Counter([await harness.queue.get_status(job_id) for job_id in ids])
+    assert states == {JobStatus.COMPLETED: len(ran), JobStatus.PENDING: len(ids) - len(ran)}
+    assert harness.counters().get("released", 0) == 0
+    assert harness.counters()["started"] == len(ran) < len(ids)
+
+
 async def test_high_lane_starves_no_other(new_harness, worker_pool):
     """One read in eight starts with the low lane, one with the normal lane."""
     harness, order = new_harness(**LONG_LEASE), []
