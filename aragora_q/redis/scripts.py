@@ -120,12 +120,13 @@ def load(name: str) -> Script:
     args = _declared(source, "args")
     item = re.search(r"^-- each (\w+): (.*)$", source, re.MULTILINE)
     item_fields = tuple(item[2].split()) if item else ()
-    prelude = [_binding(keys, "KEYS"), _binding(args, "ARGV")]
+    shebang, _, body = source.split("\n", 2)
+    bindings = f"{_binding(keys, 'KEYS')} {_binding(args, 'ARGV')}"
+    prelude = [bindings]
     if item:
         prelude.append(_item_reader(len(keys), len(args), len(item_fields), keyed=item[1] == "job"))
-    shebang, _, body = source.split("\n", 2)
-    prelude += _definitions(body, ("job", *_declared(source, "include")))
-    text = f"{shebang}\n{' '.join(filter(None, prelude))}\n{body}"
+    definitions, body = _definitions(body, ("job", *_declared(source, "include")), bindings)
+    text = f"{shebang}\n{' '.join([*prelude, *definitions])}\n{body}"
     is_repeatable = "no-writes" in shebang or "\n-- repeatable" in source
     return Script(name, text, keys, args, item_fields, is_repeatable)
 
@@ -164,54 +165,47 @@ class _Definition:
 
     def __init__(self, source: str) -> None:
         head = source.partition("\n")[0]
-        self.source = source
-        self.is_function = head.startswith("local function")
         self.is_rare = head.endswith("-- rare")
-        self.name = _WORD.findall(head)[2 if self.is_function else 1]
-        self.homes: set[str] = set()
-        """The rare functions that it belongs in; `{""}`: the script itself; empty: it is not needed."""
-
-    @cached_property
-    def line(self) -> str:
+        self.name = _WORD.findall(head)[2 if head.startswith("local function") else 1]
+        code = _CONSTANT.sub(lambda found: _CONSTANTS[found[0]], _code(source))
+        self.line = " ".join(code.split())
         """Its code on one line, with the values of constants for their names."""
-        code = _CONSTANT.sub(lambda found: _CONSTANTS[found[0]], _code(self.source))
-        return " ".join(code.split())
-
-    @property
-    def changes(self) -> bool:
-        """True for a variable that begins empty, and so is there to be changed."""
-        return re.fullmatch(r"local \w+( = (\{\}|0))?", self.line) is not None
 
     @cached_property
     def words(self) -> set[str]:
         return set(_WORD.findall(self.line))
 
 
-def _definitions(body: str, includes: tuple[str, ...]) -> list[str]:
-    """Return the constants and included functions that `body` uses, each on one line, in their order.
+def _definitions(body: str, includes: tuple[str, ...], bindings: str) -> tuple[list[str], str]:
+    """Return the constants and included functions that `body` uses, each on one line, and `body` as it calls them.
 
     Redis creates every function of a script again in each call, and a function costs more for each name
-    from outside that it uses: unused ones would make a single enqueue a fifth slower. So included
-    functions contain the values of constants, not their names; and what only functions marked `-- rare`
-    use is defined in them, because few calls run them. A variable that changes stays outside, or it would
-    begin again with each of their calls; so does one that several of them use, for example the time.
+    from outside that it uses. So included functions contain the values of constants, not their names; and
+    functions marked `-- rare`, with all that only they use, are defined inside one function, `rarely`, which
+    defines them when the first one is called, and returns the one that is named.
     """
     words = set(_WORD.findall(_code(body)))
     bound = [f"local {name}={_CONSTANTS[name]}" for name in _CONSTANTS if name in words]
+    common, rare, entrances = [], [], []
+    rare_words: set[str] = set()
     available = [_Definition(source) for name in includes for source in _split(_INCLUDES[name])]
-    for n, definition in reversed(list(enumerate(available))):
-        homes = {""} if definition.name in words else set()
-        for user in available[n + 1 :]:
-            if user.homes and definition.name in user.words:
-                homes |= {user.name} if user.is_rare else user.homes
-        stays = homes and (definition.changes or (len(homes) > 1 and not definition.is_function))
-        definition.homes = {""} if "" in homes or stays else homes
-    for n, definition in enumerate(available):
-        if definition.is_rare and definition.homes:
-            inner = [d.line for d in available[:n] if definition.name in d.homes]
-            head, end, rest = definition.line.partition(")")
-            definition.line = " ".join([head + end, *inner, rest])
-    return bound + [d.line for d in available if "" in d.homes]
+    for definition in reversed(available):
+        if definition.name in words and not definition.is_rare:
+            common.append(definition.line)
+            words |= definition.words
+        elif definition.name in words | rare_words:
+            rare.append(definition.line)
+            rare_words |= definition.words
+            if definition.name in words:
+                entrances.append(definition.name)
+    if not entrances:
+        return bound + common[::-1], body
+    calls = re.compile(rf"(?<![\w.])({'|'.join(entrances)})(?=\()")
+    names = ",".join(f"{name}={name}" for name in entrances)
+    lines = [calls.sub(r"rarely'\1'", line) for line in common[::-1]]
+    inner = f"{bindings} {' '.join(rare[::-1])} rare={{{names}}}"
+    rarely = f"local rare function rarely(name) if not rare then {inner} end return rare[name] end"
+    return [*bound, "local rarely", *lines, rarely], calls.sub(r"rarely'\1'", body)
 
 
 def _split(source: str) -> list[str]:
