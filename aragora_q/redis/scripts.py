@@ -122,11 +122,12 @@ def load(name: str) -> Script:
     item_fields = tuple(item[2].split()) if item else ()
     shebang, _, body = source.split("\n", 2)
     bindings = f"{_binding(keys, 'KEYS')} {_binding(args, 'ARGV')}"
-    prelude = [bindings]
+    definitions, body = _definitions(body, ("job", *_declared(source, "include")), _declared(source, "rare"), bindings)
+    code = f"{' '.join([bindings, *definitions])}\n{body}"
     if item:
-        prelude.append(_item_reader(len(keys), len(args), len(item_fields), keyed=item[1] == "job"))
-    definitions, body = _definitions(body, ("job", *_declared(source, "include")), bindings)
-    text = f"{shebang}\n{' '.join([*prelude, *definitions])}\n{body}"
+        count, values = _items(len(keys), len(args), len(item_fields), keyed=item[1] == "job")
+        code = f"local items={count} {code.replace('item(n)', values)}"
+    text = f"{shebang}\n{code}"
     is_repeatable = "no-writes" in shebang or "\n-- repeatable" in source
     return Script(name, text, keys, args, item_fields, is_repeatable)
 
@@ -150,13 +151,13 @@ def _binding(names: tuple[str, ...], table: str) -> str:
     return f"local {','.join(names)}=unpack({table},1,{len(names)})" if names else ""
 
 
-def _item_reader(key_count: int, arg_count: int, width: int, *, keyed: bool) -> str:
-    """Define `items`, the number of items, and `item(n)`, which returns the n-th one's key and fields."""
-    key = f"KEYS[{key_count}+n]," if keyed else ""
-    first = f"{arg_count}+(n-1)*{width}"
+def _items(key_count: int, arg_count: int, width: int, *, keyed: bool) -> tuple[str, str]:
+    """Return what stands for `items`, the number of items, and for `item(n)`, the n-th one's key and fields."""
+    key = f"KEYS[n+{key_count}]," if keyed else ""
+    before_first = arg_count - width
     return (
-        f"local items=(#ARGV-{arg_count})/{width} "
-        f"local function item(n) return {key}unpack(ARGV,{first}+1,{first}+{width}) end"
+        f"(#ARGV-{arg_count})/{width}",
+        f"{key}unpack(ARGV,n*{width}+{before_first + 1},n*{width}+{before_first + width})".replace("+-", "-"),
     )
 
 
@@ -176,12 +177,14 @@ class _Definition:
         return set(_WORD.findall(self.line))
 
 
-def _definitions(body: str, includes: tuple[str, ...], bindings: str) -> tuple[list[str], str]:
+def _definitions(
+    body: str, includes: tuple[str, ...], also_rare: tuple[str, ...], bindings: str
+) -> tuple[list[str], str]:
     """Return the constants and included functions that `body` uses, each on one line, and `body` as it calls them.
 
     Redis creates every function of a script again in each call, and a function costs more for each name
     from outside that it uses. So included functions contain the values of constants, not their names; and
-    functions marked `-- rare`, with all that only they use, are defined inside one function, `rarely`, which
+    functions marked `-- rare`, and those that the script's header names, with all that only they use, are defined inside one function, `rarely`, which
     defines them when the first one is called, and returns the one that is named.
     """
     words = set(_WORD.findall(_code(body)))
@@ -190,7 +193,8 @@ def _definitions(body: str, includes: tuple[str, ...], bindings: str) -> tuple[l
     rare_words: set[str] = set()
     available = [_Definition(source) for name in includes for source in _split(_INCLUDES[name])]
     for definition in reversed(available):
-        if definition.name in words and not definition.is_rare:
+        is_rare = definition.is_rare or definition.name in also_rare
+        if definition.name in words and not is_rare:
             common.append(definition.line)
             words |= definition.words
         elif definition.name in words | rare_words:

@@ -1,6 +1,7 @@
 #!lua
 -- Add new jobs to their lanes, or to the delayed index, or hold them; an id that exists changes nothing.
 -- include: groups holds schedules seeds
+-- rare: count_in_groups
 -- keys: stream_high stream_normal stream_low delayed held completed failed cancelled counters events bell labels groups schedules changes
 -- args: max_backlog
 -- each job: id payload terms labels extras
@@ -27,7 +28,11 @@ local function exists(job, id)
     found = redis.call('EXISTS', job)
   else
     found, known_labels = redis.call('EXISTS', job, labels, labels), {}  -- 1 for the job, 2 if any job has labels
-    for n, job_labels in ipairs(found >= 2 and labels_of_items() or {}) do known_labels[select(2, item(n))] = job_labels end
+    if found >= 2 then
+      local ids = {}
+      for n = 1, items do ids[n] = select(2, item(n)) end
+      for n, job_labels in ipairs(labels_of(ids)) do known_labels[ids[n]] = job_labels end
+    end
   end
   local is_present, job_labels = found % 2 == 1, known_labels[id]
   known_labels[id] = nil  -- the job exists, or `is_free` deletes it: once
@@ -38,18 +43,9 @@ end
 local records = {}  -- by key: fields and values
 
 local held_ids, waiting = {}, 0
-local last_terms, priority, delay_ms, max_attempts  -- those of the last job that was read
+local last_terms, priority, delay_ms, max_attempts  -- most jobs of a call share them; without a priority: not numbers
 
--- Read the terms of a job, which most jobs of a call share; returns false if they are not numbers.
-local function read_terms(terms)
-  if terms ~= last_terms then
-    last_terms, priority, delay_ms, max_attempts = terms, string.match(terms, '^(%-?%d+) (%d+) (%d+)$')
-  end
-  return priority ~= nil
-end
-
-local function create(job, id, payload, terms, extra)
-  read_terms(terms)
+local function create(job, id, payload, extra, priority, delay_ms, max_attempts)
   if extra.source then write_seeds(job, extra.source) end
   if extra.hold then
     create_held(job, id, payload, priority, delay_ms, max_attempts, extra.hold)
@@ -68,6 +64,9 @@ for n = 1, items do
   local extra = extras == '' and NONE or cjson.decode(extras)
   local agents, tick = extra.agents or '', extra.tick
   local lack = extra.source and find_seeds(job, id, extra.source)
+  if terms ~= last_terms then
+    last_terms, priority, delay_ms, max_attempts = terms, string.match(terms, '^(%-?%d+) (%d+) (%d+)$')
+  end
   local outdated
   if tick then
     ticks = ticks or create_ticks()
@@ -76,7 +75,7 @@ for n = 1, items do
   if outdated then
     results[n] = outdated
   elseif #payload + #agents > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
-    or not read_terms(terms) then
+    or not priority then
     results[n] = 'refused'
   elseif uncreated[id] or exists(job, id) then
     results[n] = 'exists'
@@ -93,15 +92,15 @@ for n = 1, items do
       local group = agents ~= '' and string.match(job_labels, '^group:(%S+)')
       local digest, description = string.match(agents, '^(%S+) (.*)$')
       if group and digest then
-        local key = queue_prefix .. 'experiment:' .. group
+        local key = experiment_key(group)
         records[key] = records[key] or {}
         for _, each in ipairs({id, digest, 'agents:' .. digest, description}) do table.insert(records[key], each) end
       end
     end
     if #labeled == 0 then
-      create(job, id, payload, terms, extra)
+      create(job, id, payload, extra, priority, delay_ms, max_attempts)
     else
-      uncreated[#uncreated + 1], uncreated[id] = {job, id, payload, terms, extra}, true
+      uncreated[#uncreated + 1], uncreated[id] = {job, id, payload, extra, priority, delay_ms, max_attempts}, true
     end
     created[#created + 1] = id
     if not extra.hold then waiting = waiting + 1 end

@@ -7,6 +7,7 @@
 local queue_prefix = string.sub(labels, 1, -#'labels' - 1)
 
 local function group_key(name) return queue_prefix .. 'group:' .. name end
+local function experiment_key(group) return queue_prefix .. 'experiment:' .. group end  -- rare
 local function members_key(label) return queue_prefix .. 'members:' .. label end
 
 -- The labels of jobs, in their order; false or nil for a job without labels.
