@@ -179,7 +179,7 @@ local function start(n, job, state, crashes, is_suspect)
     priority = priority_of(stream)
     redis.call('HSET', job, 'priority', priority)
   end
-  if state.fence or not state.entry then note_more(job) end  -- it ran before, or its hash was lost
+  if attempts ~= '1' or state.fence or not state.entry then note_more(job) end  -- it ran before, or its hash was lost
   if is_suspect then
     redis.call('HSET', worker, 'quarantined', id)
     starts_quarantined_job = true
