@@ -77,7 +77,7 @@ async def test_a_sweep_makes_each_question_in_each_arm(run, harness):
         "group": "g", "questions": 2, "arms": ["quick", "long"], "debates": 4, "existing": {},
         "others": 0, "deleted": 0, "missing": 4, "changed": [], "dry_run": False, "enqueued": 4, "held": 0,
     }  # fmt: skip
-    ids = [each for each in ids_in(harness) if re.fullmatch(r"[0-9A-Za-z]{18}", each)]
+    ids = [each for each in ids_in(harness) if re.fullmatch(r"[0-9a-f]{32}", each)]
     jobs = await harness.queue.tracker.get_jobs(ids)
     assert {(job.tags["arm"], job.payload["metadata"]["experiment"]["number"]) for job in jobs} == {
         ("quick", 1), ("quick", 2), ("long", 1), ("long", 2),

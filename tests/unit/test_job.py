@@ -1,6 +1,7 @@
 """A debate as a job: breaking a rule is an error that names field and rule."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -39,7 +40,7 @@ def test_the_specified_job():
         "rounds": 3,
         "consensus": "majority",
     }
-    assert len(job.id) == 32
+    assert re.fullmatch("[0-9A-Za-z]{18}", job.id)
     assert (job.priority, job.max_attempts, job.delay_seconds) == (0, None, 0.0)
     assert create_debate_job("Why?", ["a", "b"]).id != job.id
 
