@@ -1,9 +1,9 @@
 """Load the Lua scripts of `lua/` by name and bind the names in their headers to Redis' numbered slots.
 
-A script's header declares its keys, its arguments and, for batches, the fields of each item. The loader
-writes these bindings, the constants of `keys.py` and the included functions on one line, in place of the
-header's first line, so that line numbers in Lua errors stay correct. Used by `connection.py`; must not
-know jobs.
+A script's header declares its keys, its arguments, for batches the fields of each item, and which included
+functions are rare in it. The loader writes these bindings, the constants of `keys.py` and the included
+functions on one line, in place of the header's first line, so that line numbers in Lua errors stay
+correct. Used by `connection.py`; must not know jobs.
 
 All files are read when this module is imported: a process keeps the scripts that belong to its code,
 whatever an upgrade does to the files later.
@@ -122,7 +122,8 @@ def load(name: str) -> Script:
     item_fields = tuple(item[2].split()) if item else ()
     shebang, _, body = source.split("\n", 2)
     bindings = f"{_binding(keys, 'KEYS')} {_binding(args, 'ARGV')}"
-    definitions, body = _definitions(body, ("job", *_declared(source, "include")), _declared(source, "rare"), bindings)
+    includes, rare = ("job", *_declared(source, "include")), _declared(source, "rare")
+    definitions, body = _definitions(body, includes, rare, bindings)
     code = f"{' '.join([bindings, *definitions])}\n{body}"
     if item:
         count, values = _items(len(keys), len(args), len(item_fields), keyed=item[1] == "job")
@@ -153,12 +154,9 @@ def _binding(names: tuple[str, ...], table: str) -> str:
 
 def _items(key_count: int, arg_count: int, width: int, *, keyed: bool) -> tuple[str, str]:
     """Return what stands for `items`, the number of items, and for `item(n)`, the n-th one's key and fields."""
-    key = f"KEYS[n+{key_count}]," if keyed else ""
-    before_first = arg_count - width
-    return (
-        f"(#ARGV-{arg_count})/{width}",
-        f"{key}unpack(ARGV,n*{width}+{before_first + 1},n*{width}+{before_first + width})".replace("+-", "-"),
-    )
+    key = f"KEYS[{key_count}+n]," if keyed else ""
+    start = f"{arg_count - width}+n*{width}"
+    return f"(#ARGV-{arg_count})/{width}", f"{key}unpack(ARGV,{start}+1,{start}+{width})"
 
 
 class _Definition:
@@ -178,14 +176,14 @@ class _Definition:
 
 
 def _definitions(
-    body: str, includes: tuple[str, ...], also_rare: tuple[str, ...], bindings: str
+    body: str, includes: tuple[str, ...], rare_here: tuple[str, ...], bindings: str
 ) -> tuple[list[str], str]:
-    """Return the constants and included functions that `body` uses, each on one line, and `body` as it calls them.
+    """Return the constants and included functions that `body` uses, and `body` as it calls them.
 
     Redis creates every function of a script again in each call, and a function costs more for each name
     from outside that it uses. So included functions contain the values of constants, not their names; and
-    functions marked `-- rare`, and those that the script's header names, with all that only they use, are defined inside one function, `rarely`, which
-    defines them when the first one is called, and returns the one that is named.
+    one function, `rarely`, defines all that are marked `-- rare` or are rare in this script, with what only
+    they use, for example the time, when the first of them is called. It returns the one that is named.
     """
     words = set(_WORD.findall(_code(body)))
     bound = [f"local {name}={_CONSTANTS[name]}" for name in _CONSTANTS if name in words]
@@ -193,7 +191,7 @@ def _definitions(
     rare_words: set[str] = set()
     available = [_Definition(source) for name in includes for source in _split(_INCLUDES[name])]
     for definition in reversed(available):
-        is_rare = definition.is_rare or definition.name in also_rare
+        is_rare = definition.is_rare or definition.name in rare_here
         if definition.name in words and not is_rare:
             common.append(definition.line)
             words |= definition.words
