@@ -1,9 +1,9 @@
 """Load the Lua scripts of `lua/` by name and bind the names in their headers to Redis' numbered slots.
 
-A script's header declares its keys, its arguments and, for batches, the fields of each item. The loader
-writes these bindings, the constants of `keys.py` and the included functions on one line, in place of the
-header's first line, so that line numbers in Lua errors stay correct. Used by `connection.py`; must not
-know jobs.
+A script's header declares its keys, its arguments, for batches the fields of each item, and which included
+functions are rare in it. The loader writes these bindings, the constants of `keys.py` and the included
+functions on one line, in place of the header's first line, so that line numbers in Lua errors stay
+correct. Used by `connection.py`; must not know jobs.
 
 All files are read when this module is imported: a process keeps the scripts that belong to its code,
 whatever an upgrade does to the files later.
@@ -120,12 +120,15 @@ def load(name: str) -> Script:
     args = _declared(source, "args")
     item = re.search(r"^-- each (\w+): (.*)$", source, re.MULTILINE)
     item_fields = tuple(item[2].split()) if item else ()
-    prelude = [_binding(keys, "KEYS"), _binding(args, "ARGV")]
-    if item:
-        prelude.append(_item_reader(len(keys), len(args), len(item_fields), keyed=item[1] == "job"))
     shebang, _, body = source.split("\n", 2)
-    prelude += _definitions(body, ("job", *_declared(source, "include")))
-    text = f"{shebang}\n{' '.join(filter(None, prelude))}\n{body}"
+    bindings = f"{_binding(keys, 'KEYS')} {_binding(args, 'ARGV')}"
+    includes, rare = ("job", *_declared(source, "include")), _declared(source, "rare")
+    definitions, body = _definitions(body, includes, rare, bindings)
+    code = f"{' '.join([bindings, *definitions])}\n{body}"
+    if item:
+        count, values = _items(len(keys), len(args), len(item_fields), keyed=item[1] == "job")
+        code = f"local items={count} {code.replace('item(n)', values)}"
+    text = f"{shebang}\n{code}"
     is_repeatable = "no-writes" in shebang or "\n-- repeatable" in source
     return Script(name, text, keys, args, item_fields, is_repeatable)
 
@@ -149,14 +152,11 @@ def _binding(names: tuple[str, ...], table: str) -> str:
     return f"local {','.join(names)}=unpack({table},1,{len(names)})" if names else ""
 
 
-def _item_reader(key_count: int, arg_count: int, width: int, *, keyed: bool) -> str:
-    """Define `items`, the number of items, and `item(n)`, which returns the n-th one's key and fields."""
+def _items(key_count: int, arg_count: int, width: int, *, keyed: bool) -> tuple[str, str]:
+    """Return what stands for `items`, the number of items, and for `item(n)`, the n-th one's key and fields."""
     key = f"KEYS[{key_count}+n]," if keyed else ""
-    first = f"{arg_count}+(n-1)*{width}"
-    return (
-        f"local items=(#ARGV-{arg_count})/{width} "
-        f"local function item(n) return {key}unpack(ARGV,{first}+1,{first}+{width}) end"
-    )
+    start = f"{arg_count - width}+n*{width}"
+    return f"(#ARGV-{arg_count})/{width}", f"{key}unpack(ARGV,{start}+1,{start}+{width})"
 
 
 class _Definition:
@@ -164,54 +164,50 @@ class _Definition:
 
     def __init__(self, source: str) -> None:
         head = source.partition("\n")[0]
-        self.source = source
-        self.is_function = head.startswith("local function")
         self.is_rare = head.endswith("-- rare")
-        self.name = _WORD.findall(head)[2 if self.is_function else 1]
-        self.homes: set[str] = set()
-        """The rare functions that it belongs in; `{""}`: the script itself; empty: it is not needed."""
-
-    @cached_property
-    def line(self) -> str:
+        self.name = _WORD.findall(head)[2 if head.startswith("local function") else 1]
+        code = _CONSTANT.sub(lambda found: _CONSTANTS[found[0]], _code(source))
+        self.line = " ".join(code.split())
         """Its code on one line, with the values of constants for their names."""
-        code = _CONSTANT.sub(lambda found: _CONSTANTS[found[0]], _code(self.source))
-        return " ".join(code.split())
-
-    @property
-    def changes(self) -> bool:
-        """True for a variable that begins empty, and so is there to be changed."""
-        return re.fullmatch(r"local \w+( = (\{\}|0))?", self.line) is not None
 
     @cached_property
     def words(self) -> set[str]:
         return set(_WORD.findall(self.line))
 
 
-def _definitions(body: str, includes: tuple[str, ...]) -> list[str]:
-    """Return the constants and included functions that `body` uses, each on one line, in their order.
+def _definitions(
+    body: str, includes: tuple[str, ...], rare_here: tuple[str, ...], bindings: str
+) -> tuple[list[str], str]:
+    """Return the constants and included functions that `body` uses, and `body` as it calls them.
 
     Redis creates every function of a script again in each call, and a function costs more for each name
-    from outside that it uses: unused ones would make a single enqueue a fifth slower. So included
-    functions contain the values of constants, not their names; and what only functions marked `-- rare`
-    use is defined in them, because few calls run them. A variable that changes stays outside, or it would
-    begin again with each of their calls; so does one that several of them use, for example the time.
+    from outside that it uses. So included functions contain the values of constants, not their names; and
+    one function, `rarely`, defines all that are marked `-- rare` or are rare in this script, with what only
+    they use, for example the time, when the first of them is called. It returns the one that is named.
     """
     words = set(_WORD.findall(_code(body)))
     bound = [f"local {name}={_CONSTANTS[name]}" for name in _CONSTANTS if name in words]
+    common, rare, entrances = [], [], []
+    rare_words: set[str] = set()
     available = [_Definition(source) for name in includes for source in _split(_INCLUDES[name])]
-    for n, definition in reversed(list(enumerate(available))):
-        homes = {""} if definition.name in words else set()
-        for user in available[n + 1 :]:
-            if user.homes and definition.name in user.words:
-                homes |= {user.name} if user.is_rare else user.homes
-        stays = homes and (definition.changes or (len(homes) > 1 and not definition.is_function))
-        definition.homes = {""} if "" in homes or stays else homes
-    for n, definition in enumerate(available):
-        if definition.is_rare and definition.homes:
-            inner = [d.line for d in available[:n] if definition.name in d.homes]
-            head, end, rest = definition.line.partition(")")
-            definition.line = " ".join([head + end, *inner, rest])
-    return bound + [d.line for d in available if "" in d.homes]
+    for definition in reversed(available):
+        is_rare = definition.is_rare or definition.name in rare_here
+        if definition.name in words and not is_rare:
+            common.append(definition.line)
+            words |= definition.words
+        elif definition.name in words | rare_words:
+            rare.append(definition.line)
+            rare_words |= definition.words
+            if definition.name in words:
+                entrances.append(definition.name)
+    if not entrances:
+        return bound + common[::-1], body
+    calls = re.compile(rf"(?<![\w.])({'|'.join(entrances)})(?=\()")
+    names = ",".join(f"{name}={name}" for name in entrances)
+    lines = [calls.sub(r"rarely'\1'", line) for line in common[::-1]]
+    inner = f"{bindings} {' '.join(rare[::-1])} rare={{{names}}}"
+    rarely = f"local rare function rarely(name) if not rare then {inner} end return rare[name] end"
+    return [*bound, "local rarely", *lines, rarely], calls.sub(r"rarely'\1'", body)
 
 
 def _split(source: str) -> list[str]:

@@ -31,7 +31,7 @@ end
 for n = 1, items do
   local job, id, fence, record = item(n)
   local state = tolerate_damage(redis.pcall('HMGET', job, 'status', 'fence', 'lease_owner', 'entry', 'priority',
-    'created_at', 'more', 'attempts', 'started_at'))
+    'created_at', 'more'))
   local is_own = state[2] == fence
   local is_running = is_own and state[3] == lease_owner and state[1] == 'processing'
   local result_bytes = #record > MAX_DATA_BYTES and #string.match(record, '[^\n]*$') or 0
@@ -40,8 +40,10 @@ for n = 1, items do
     results[n], failed_ids[#failed_ids + 1] = 'failed', id
   elseif is_running then
     redis.call('HSET', job, 'status', 'completed', 'lease_owner', worker_id)
-    redis.call('HDEL', job, 'entry', 'lease_ms', 'max_attempts', state[8] == '1' and 'attempts' or 'entry',
-      state[9] == fence and 'started_at' or 'entry')
+    local attempts, started_at = '1', fence  -- of a first attempt
+    if state[7] then attempts, started_at = unpack(redis.call('HMGET', job, 'attempts', 'started_at')) end
+    redis.call('HDEL', job, 'entry', 'lease_ms', 'max_attempts', attempts == '1' and 'attempts' or 'entry',
+      started_at == fence and 'started_at' or 'entry')
     redis.call('PEXPIRE', job, ttl)
     redis.call('SET', job .. ':result', record, 'PX', ttl)
     if state[7] then

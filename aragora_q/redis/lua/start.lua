@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Start up to `limit` waiting jobs: PROCESSING, fence and attempts raised, lease begun.
 -- include: groups
+-- rare: count_in_groups
 -- keys: stream_high stream_normal stream_low delayed failed counters events control worker bell labels groups
 -- args: job_prefix worker_id lease_owner instance_id lease_ms limit max_bytes first_lane closed max_attempts max_crashes retention_ms
 -- returns: ok | empty (no job was waiting) | paused | unregistered, number of jobs that were put off, the time; then per
@@ -178,7 +179,7 @@ local function start(n, job, state, crashes, is_suspect)
     priority = priority_of(stream)
     redis.call('HSET', job, 'priority', priority)
   end
-  if state.fence or not state.entry then note_more(job) end  -- it ran before, or its hash was lost
+  if attempts ~= '1' or state.fence or not state.entry then note_more(job) end  -- it ran before, or its hash was lost
   if is_suspect then
     redis.call('HSET', worker, 'quarantined', id)
     starts_quarantined_job = true

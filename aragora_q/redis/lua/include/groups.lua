@@ -7,6 +7,7 @@
 local queue_prefix = string.sub(labels, 1, -#'labels' - 1)
 
 local function group_key(name) return queue_prefix .. 'group:' .. name end
+local function experiment_key(group) return queue_prefix .. 'experiment:' .. group end  -- rare
 local function members_key(label) return queue_prefix .. 'members:' .. label end
 
 -- The labels of jobs, in their order; false or nil for a job without labels.
@@ -33,16 +34,20 @@ local function labels_of_items()
   return labels_of(ids)
 end
 
+-- Create a job in the delayed index.
+local function create_delayed(job, id, payload, delay_ms, max_attempts)  -- rare
+  redis.call('SET', job .. ':payload', payload)
+  redis.call('ZADD', delayed, text(now + delay_ms), id)
+  redis.call('HSET', job, 'status', 'pending', 'max_attempts', max_attempts, 'created_at', now_text)
+end
+
 -- Create a job in its lane, or in the delayed index.
 local function create_job(job, id, payload, priority, delay_ms, max_attempts)
   if delay_ms == '0' then
     local entry = append(lane_stream(priority), id, payload)  -- its id is the time of creation, too
     redis.call('HSET', job, 'status', 'pending', 'max_attempts', max_attempts, 'entry', entry)
   else
-    local at = now_ms()
-    redis.call('SET', job .. ':payload', payload)
-    redis.call('ZADD', delayed, text(at + delay_ms), id)
-    redis.call('HSET', job, 'status', 'pending', 'max_attempts', max_attempts, 'created_at', text(at))
+    create_delayed(job, id, payload, delay_ms, max_attempts)
   end
   if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
 end
@@ -60,7 +65,7 @@ local function delete_job(job, id, status, job_labels)
 end
 
 -- Delete what is left of a job past retention, whatever it ended as.
-local function delete_leftovers(job, id, job_labels)  -- rare
+local function delete_leftovers(job, id, job_labels)
   local last_status
   for _, status in ipairs({'completed', 'failed', 'cancelled'}) do
     if redis.call('ZREM', queue_prefix .. status, id) == 1 then last_status = status end
@@ -70,14 +75,14 @@ end
 
 -- True if no job has this id. A job past retention is unknown to readers: what is left of it is deleted, so that
 -- its id can be used again.
-local function is_free(job, id, is_present, job_labels)
+local function is_free(job, id, is_present, job_labels)  -- rare
   if is_present and not is_past_retention(job) then return false end
   if is_present or job_labels then delete_leftovers(job, id, job_labels) end
   return true
 end
 
 -- Create the functions that change labels and groups. Most calls have only jobs without labels and need none.
-local function create_groups()  -- rare
+local function create_groups()
   local STATE = {'created_at', 'sealed_at', 'ended_at', 'then', 'moves',
     'pending', 'processing', 'retrying', 'held', 'completed', 'failed', 'cancelled', 'purged'}
   local FIRST_COUNT, LAST_LIVE = 6, 9
@@ -306,14 +311,14 @@ end
 
 local group_functions
 
-local function get_groups()
+local function get_groups()  -- rare
   group_functions = group_functions or create_groups()
   return group_functions
 end
 
 -- Count what moved in groups, once the labels of all jobs that moved are known; report ends to the webhooks that the
 -- labels name.
-local function count_in_groups(retention_ms)  -- rare
+local function count_in_groups(retention_ms)
   local ids, messages = {}, {}
   for n = 1, #moves, 3 do ids[#ids + 1] = moves[n] end
   for n, job_labels in ipairs(labels_of(ids)) do

@@ -25,5 +25,14 @@ end
 -- The same for a job that was running, and whose hold was asked meanwhile.
 local function enter_asked_hold(job, id, payload, back_to, due)  -- rare
   redis.call('SET', job .. ':payload', payload)
-  enter_held(job, id, 'processing', back_to, due, text(now_ms()))  -- `now` would cost every call
+  enter_held(job, id, 'processing', back_to, due, now_text)
+end
+
+-- Create a job that waits for an approval.
+local function create_held(job, id, payload, priority, delay_ms, max_attempts, reason)  -- rare
+  redis.call('SET', job .. ':payload', payload)
+  redis.call('HSET', job, 'max_attempts', max_attempts, 'created_at', now_text)
+  if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
+  write_hold(job, {}, 'approval', 'enqueue', reason, '', '')
+  enter_held(job, id, 'pending', 'pending', delay_ms ~= '0' and now + delay_ms, now_text)
 end

@@ -63,6 +63,16 @@ local function group_info(stream)
   return {}
 end
 
+-- How many jobs can be enqueued until `max_backlog` wait.
+local function room_below(max_backlog)  -- rare
+  local room = max_backlog - redis.call('ZCARD', delayed)
+  for _, stream in ipairs({stream_high, stream_normal, stream_low}) do
+    local length = redis.call('XLEN', stream)
+    if length > 0 then room = room - length + (group_info(stream).pending or 0) end
+  end
+  return room
+end
+
 -- True if the id `entry` is not after `last`; false without `last`. No read returns an entry that is not after the
 -- last one that the group has delivered.
 local function is_up_to(entry, last)
@@ -73,7 +83,7 @@ local function is_up_to(entry, last)
   return ms < last_ms or (ms == last_ms and seq <= last_seq)
 end
 
-local function create_group(stream)
+local function create_group(stream)  -- rare
   redis.pcall('XGROUP', 'CREATE', stream, GROUP, '0', 'MKSTREAM')
 end
 
