@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 else:
 
     class Table:
-        """A table of entries by name. `Table["AgentConfig"]` is one whose entries are of this class of `tables`.
+        """A table of entries by name; those of `Table["AgentConfig"]` are of this class of `tables`.
 
         What checks them is loaded and built for the first one, because most tables have none.
         """
