@@ -3,8 +3,6 @@
 Imported by every module above it; imports nothing of this package. Must not know Redis.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from abc import ABC, abstractmethod

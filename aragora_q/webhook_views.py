@@ -15,7 +15,8 @@ from typing_extensions import TypedDict  # pydantic reads no other before Python
 
 from aragora_q.errors import InvalidPayload, WebhookNotFound
 from aragora_q.redis.keys import MAX_DELIVERIES_LISTED
-from aragora_q.views import OverrideJson, paused_json
+from aragora_q.shapes import OverrideJson
+from aragora_q.views import paused_json
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig

@@ -341,7 +341,8 @@ def settings_page() -> str:
 
 def entry_of(table: str) -> type[BaseModel]:
     """Return the model of the entries of a setting that is a table."""
-    model: type[BaseModel] = get_args(QueueConfig.model_fields[table].annotation)[1]
+    [made_of] = QueueConfig.model_fields[table].metadata
+    model: type[BaseModel] = made_of.entry
     return model
 
 

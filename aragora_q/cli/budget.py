@@ -225,7 +225,8 @@ def _check(name: str, given: dict[str, Any]) -> BudgetConfig:
     """Return the budget, checked by the rules of the configuration. Raises typer.BadParameter."""
     from pydantic import ValidationError
 
-    from aragora_q.config.tables import BudgetConfig, check_name
+    from aragora_q.config.tables import BudgetConfig
+    from aragora_q.config.values import check_name
     from aragora_q.errors import validation_rule
 
     try:

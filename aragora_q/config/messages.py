@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -80,7 +80,7 @@ class _Explainer:
         if len(location) == 1:
             return f"unknown setting {name!r}{suggestion_for(name, self.fields)}"
         resolved = None if location[0] in self.arguments else self.sources.find(location)
-        known = get_args(self.fields[location[0]].annotation)[1].model_fields
+        known = self.fields[location[0]].metadata[0].entry.model_fields
         origin = resolved.origin if resolved else argument_origin(location[0])
         return f"{'.'.join(location)} ({origin}): unknown setting{suggestion_for(name, known)}"
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Literal
 from urllib.parse import parse_qsl, unquote_to_bytes, urlsplit
 
@@ -141,12 +142,20 @@ def parse_address(text: str) -> Address:
     port = int(match[3]) if match else 0
     host = (match and (match[1] or match[2])) or "127.0.0.1"
     try:
-        host.encode("idna")  # as it is done to look it up
+        _check_host(host)
     except UnicodeError:
         port = 0
     if not 0 < port < 65_536:
         raise ValueError("must be HOST:PORT or [IPV6]:PORT")
     return host, port
+
+
+def _check_host(host: str) -> None:
+    """Raise UnicodeError for a host whose name cannot be looked up."""
+    try:
+        ip_address(host)
+    except ValueError:
+        host.encode("idna")  # as it is done to look it up
 
 
 def _parse_options(kind: Kind, query: str | None) -> dict[str, str]:
@@ -191,7 +200,7 @@ def _parse_host(text: str, default_port: int) -> Address:
     try:
         parts = urlsplit(f"//{_unquote(text)}")
         host, port = parts.hostname or "", parts.port
-        host.encode("idna")  # as it is done to look it up
+        _check_host(host)
     except ValueError:
         host, port = "", 0
     is_named = bool(host) or not text or text.startswith(":")

@@ -7,10 +7,9 @@ everything else.
 
 import re
 from ipaddress import ip_network
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     Field,
     SecretStr,
     ValidationError,
@@ -23,18 +22,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from aragora_q.base import Job
 from aragora_q.config.redis_url import DEFAULT_REDIS_URL, RedisUrl, parse_address
 from aragora_q.config.sources import LayeredSource, suggestion_for
-from aragora_q.config.tables import (
+from aragora_q.config.values import (
     SCHEDULE_TAG,
-    AgentConfig,
-    BudgetConfig,
-    PriceConfig,
-    ProviderConfig,
-    ScheduleConfig,
     Table,
-    WebhookConfig,
     check_agents,
-    check_name,
-    check_provider,
     check_queue,
     from_text,
     plain,
@@ -43,6 +34,16 @@ from aragora_q.errors import InvalidPayload
 from aragora_q.job_rules import AGENTS_RANGE, check_job
 from aragora_q.labels import check_notify
 from aragora_q.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from aragora_q.config.tables import (
+        AgentConfig,
+        BudgetConfig,
+        PriceConfig,
+        ProviderConfig,
+        ScheduleConfig,
+        WebhookConfig,
+    )
 
 DAY_MS = 86_400_000
 WEB_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,252})|[0-9A-Fa-f:.]{2,45}")
@@ -217,33 +218,27 @@ class QueueConfig(BaseSettings):
         (),
         description="Agents of debates that name none: at most 16; in the variable separated by commas.",
     )
-    agents: Annotated[dict[str, AgentConfig], Table()] = Field(
+    agents: Table["AgentConfig"] = Field(
         default_factory=dict,
         description="Agents by name; also ARAGORA_AGENT_<NAME>=model.",
     )
-    prices: Annotated[dict[str, PriceConfig], Table()] = Field(
+    prices: Table["PriceConfig"] = Field(
         default_factory=dict,
         description="Prices by agent or model; they replace those of the built-in list.",
     )
 
-    budgets: Annotated[dict[Annotated[str, AfterValidator(check_name)], BudgetConfig], Table()] = (
-        Field(default_factory=dict, description="Budgets by name, for the calls of all workers.")
+    budgets: Table["BudgetConfig"] = Field(
+        default_factory=dict, description="Budgets by name, for the calls of all workers."
     )
-    providers: Annotated[
-        dict[Annotated[str, AfterValidator(check_provider)], ProviderConfig], Table()
-    ] = Field(
+    providers: Table["ProviderConfig"] = Field(
         default_factory=dict,
         description="Limits by provider, or by account as `aragora-q providers list` shows them.",
     )
-    schedules: Annotated[
-        dict[Annotated[str, AfterValidator(check_name)], ScheduleConfig], Table()
-    ] = Field(
+    schedules: Table["ScheduleConfig"] = Field(
         default_factory=dict,
         description="Jobs that are enqueued at given times, by name of the schedule.",
     )
-    webhooks: Annotated[
-        dict[Annotated[str, AfterValidator(check_name)], WebhookConfig], Table()
-    ] = Field(
+    webhooks: Table["WebhookConfig"] = Field(
         default_factory=dict,
         description="Targets to which ends of jobs and groups are reported, by name.",
     )
@@ -394,7 +389,7 @@ class QueueConfig(BaseSettings):
             return ""
         return f"{unknown!r} is not in webhooks{suggestion_for(unknown, self.webhooks)}"
 
-    def schedules_of(self, queue: str) -> dict[str, ScheduleConfig]:
+    def schedules_of(self, queue: str) -> "dict[str, ScheduleConfig]":
         """Return the schedules whose jobs go to this queue, by name."""
         return {name: each for name, each in self.schedules.items() if each.queue in (None, queue)}
 

@@ -1,55 +1,45 @@
-"""Declare the entries of tables of named values, such as `[agents]`; `settings` declares the tables."""
+"""Declare the entries of tables of named values, such as `[agents]`; `settings` declares the tables.
+
+Loaded by `values.Table` for the first entry.
+"""
 
 import re
 from datetime import date, time
-from functools import cache
 from ipaddress import ip_network
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
-    TypeAdapter,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
-from pydantic_core import core_schema
 
 from aragora_q import codec
-from aragora_q.base import GATES, MAX_USD, QUEUE_NAME_PATTERN
+from aragora_q.base import MAX_USD
+from aragora_q.config.values import (
+    SCOPE_VALUE,
+    check_agents,
+    check_name,
+    check_provider,
+    check_queue,
+    from_text,
+    plain,
+)
 from aragora_q.cron import CronTimes
-from aragora_q.job_rules import AGENTS_RANGE, MAX_AGENT_CHARS, is_agent
+from aragora_q.job_rules import AGENTS_RANGE
 
 MAX_USD_PER_MILLION = 100_000.0
 MIN_BUDGET_USD = 0.000_001
 SCOPES = ("all", "queue", "tenant", "group", "provider", "agent")
-SCOPE_VALUE = re.compile(r"[!-~]{1,200}")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,47}")
-"""Name of a budget, a schedule or a webhook."""
 FLEX_SILENCE_SECONDS = 900.0
 """How long a provider may keep a call of the flex tier waiting before it answers: OpenAI's advice."""
 FLEX_CALL_SECONDS = 1_800.0
 """How long a call of the flex tier may take, its wait for capacity included."""
-
-
-class Table:
-    """Annotation of a table: what checks its entries is built for the first one, because most have none."""
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, _handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        """Return the schema of pydantic-core; `source` is the type of the table."""
-        adapter = cache(lambda: TypeAdapter(source))
-
-        def check(value: Any) -> Any:
-            return value if value == {} else adapter().validate_python(value)
-
-        return core_schema.no_info_plain_validator_function(check)
 
 
 class TableConfig(BaseModel):
@@ -62,6 +52,9 @@ class TableConfig(BaseModel):
         allow_inf_nan=False,
         defer_build=True,
     )
+
+    Name: ClassVar[Any] = str
+    """Type of the name of an entry."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -226,6 +219,8 @@ class PriceConfig(TableConfig):
 class BudgetConfig(TableConfig):
     """A budget of the `[budgets]` table: what all calls in its scope may cost in a window of time."""
 
+    Name: ClassVar[Any] = Annotated[str, AfterValidator(check_name)]
+
     limit_usd: float = Field(
         ge=MIN_BUDGET_USD, le=MAX_USD, description="Limit of each window, in US dollars."
     )
@@ -258,6 +253,8 @@ class BudgetConfig(TableConfig):
 class ProviderConfig(TableConfig):
     """Limits of a provider in the `[providers]` table, for each of its accounts. Unset: no limit."""
 
+    Name: ClassVar[Any] = Annotated[str, AfterValidator(check_provider)]
+
     max_concurrent: int | None = Field(
         None, ge=1, le=100_000, description="Maximum number of calls under way, of all workers."
     )
@@ -275,12 +272,11 @@ class ProviderConfig(TableConfig):
 ANY_CRON = "0 0 * * *"
 """A cron expression to try a time zone with."""
 
-SCHEDULE_TAG = "schedule"
-"""Tag of each job that a schedule enqueued; its value is the name of the schedule."""
-
 
 class ScheduleConfig(TableConfig):
     """A schedule of the `[schedules]` table: a job that is enqueued at the times of a cron expression."""
+
+    Name: ClassVar[Any] = Annotated[str, AfterValidator(check_name)]
 
     cron: str = Field(
         description="Minute, hour, day of month, month, day of week, as in `0 6 * * MON`; by the rules of "
@@ -344,6 +340,8 @@ JobEvent = Literal["completed", "failed", "cancelled"]
 
 class WebhookConfig(TableConfig):
     """A target of the `[webhooks]` table: where to report ends of jobs and groups. Jobs name it in `notify`."""
+
+    Name: ClassVar[Any] = Annotated[str, AfterValidator(check_name)]
 
     url: str = Field(description="Address, which must begin with https://.")
     secret_file: str = Field(
@@ -419,55 +417,6 @@ class WebhookConfig(TableConfig):
         return value
 
 
-def check_name(name: str) -> str:
-    """Return `name` if a budget, schedule or webhook may have it. Raises ValueError."""
-    if not NAME.fullmatch(name):
-        raise ValueError(
-            "a name must be 1 to 48 letters, digits and ._@-, and begin with a letter or digit"
-        )
-    return name
-
-
-def check_queue(name: str) -> str:
-    """Return `name` if a queue may have it. Raises ValueError."""
-    if not QUEUE_NAME_PATTERN.fullmatch(name):
-        raise ValueError(
-            "must be 1 to 64 of a-z, 0-9, '.', '_' or '-', and begin with a letter or digit"
-        )
-    if name == GATES:
-        raise ValueError(f"must not be {GATES}: keys of budgets and providers have this name")
-    return name
-
-
-def check_provider(name: str) -> str:
-    """Return `name` if a provider may have it. Raises ValueError."""
-    if not SCOPE_VALUE.fullmatch(name):
-        raise ValueError("a name must be 1 to 200 ASCII characters without blanks")
-    return name
-
-
-def plain(value: Any, field: FieldInfo) -> Any:
-    """Return the value of a setting if its kind may be right. Raises ValueError."""
-    _check_text(value)
-    if isinstance(value, bool) and field.annotation is not bool:  # to Python, true is the number 1
-        raise ValueError("must not be true or false")
-    return value
-
-
-def from_text(value: Any) -> Any:
-    """Return names that are separated by commas as a list; anything else as it is."""
-    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
-
-
-def check_agents(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return `names` if agents may have them. Raises ValueError."""
-    for name in names:
-        _check_text(name)
-        if not is_agent(name):
-            raise ValueError(f"must be names of 1 to {MAX_AGENT_CHARS} characters")
-    return names
-
-
 def _time_in(value: Any, at: str = "") -> str:
     """Return where a table has a date or a time, such as `metadata.day`; empty if it has none."""
     if isinstance(value, date | time):
@@ -477,12 +426,3 @@ def _time_in(value: Any, at: str = "") -> str:
         parts = enumerate(value)
     inside = (_time_in(part, f"{at}.{name}".lstrip(".")) for name, part in parts)
     return next(filter(None, inside), "")
-
-
-def _check_text(value: Any) -> None:
-    """Raise ValueError for text that files, Redis and the operating system do not take."""
-    if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-            raise ValueError("must be UTF-8")
-        if "\0" in value:
-            raise ValueError("must not contain a null character")

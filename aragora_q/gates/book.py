@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from aragora_q import loose
-from aragora_q.config.tables import BudgetConfig, check_name
+from aragora_q.config.tables import BudgetConfig
+from aragora_q.config.values import check_name
 from aragora_q.errors import BudgetNotFound, InvalidPayload, did_you_mean, validation_rule
 from aragora_q.formats import dollars
 from aragora_q.gates.overrides import Override, read_overrides, write_override

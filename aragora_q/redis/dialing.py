@@ -251,8 +251,8 @@ async def _look_up(host: str, port: int) -> list[Found]:
     In a daemon thread: a look-up cannot be interrupted, and neither the end of an event loop nor the exit of
     the process waits for a daemon thread.
     """
-    with suppress(OSError, UnicodeError):
-        return _addresses(host, port, socket.AI_NUMERICHOST)
+    with suppress(OSError, UnicodeError):  # as bytes, it is not encoded as a name
+        return _addresses(host.encode("ascii"), port, socket.AI_NUMERICHOST)
     look_up = _look_ups.get((host, port)) or _start_look_up(host, port)
     try:
         return await asyncio.wrap_future(look_up)
@@ -288,6 +288,6 @@ def _run_look_up(look_up: Future[list[Found]], host: str, port: int) -> None:
         look_up.set_result(found)
 
 
-def _addresses(host: str, port: int, flags: int = 0) -> list[Found]:
+def _addresses(host: str | bytes, port: int, flags: int = 0) -> list[Found]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     return list(dict.fromkeys(found))  # /etc/hosts may have a line twice

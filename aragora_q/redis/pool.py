@@ -36,7 +36,9 @@ Command = Sequence[Any]
 
 _CONVERTERS: Mapping[Any, Any] = {
     name: convert
-    for name, convert in redis.asyncio.Redis(protocol=2).response_callbacks.items()
+    for name, convert in redis.asyncio.Redis(
+        protocol=2, driver_info=None
+    ).response_callbacks.items()
     if name != "XREAD"  # `Connection.read_blocking` converts it itself
 }
 """By command, what turns its reply into the Python value that redis-py's clients return."""

@@ -12,11 +12,11 @@ whatever an upgrade does to the files later.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
 from typing import TypeVar
 
 from aragora_q.redis.keys import LUA_CONSTANTS
@@ -27,11 +27,19 @@ BATCH_LIMIT = 100
 BATCH_BYTES = 4 * 1024 * 1024
 """Approximate maximum of data in a call: a slow link must transfer it before the call times out."""
 
-_FOLDER = Path(__file__).with_name("lua")
-_SCRIPTS, _INCLUDES = (
-    {file.stem: file.read_text(encoding="utf-8") for file in folder.glob("*.lua")}
-    for folder in (_FOLDER, _FOLDER / "include")
-)
+
+def _sources(folder: str) -> dict[str, str]:
+    """Return the Lua files of a folder by name. Not by pathlib, which would take longer than reading them."""
+    found = {}
+    for name in os.listdir(folder):  # noqa: PTH208 - see above
+        if name.endswith(".lua"):
+            with open(f"{folder}/{name}", encoding="utf-8") as file:  # noqa: PTH123 - likewise
+                found[name.removesuffix(".lua")] = file.read()
+    return found
+
+
+_FOLDER = f"{os.path.dirname(__file__)}/lua"  # noqa: PTH120 - likewise
+_SCRIPTS, _INCLUDES = _sources(_FOLDER), _sources(f"{_FOLDER}/include")
 """The sources of `lua/` and of `lua/include`, by name. Every script includes `job` implicitly."""
 
 _WORD = re.compile(r"\w+")

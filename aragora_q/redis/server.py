@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aragora_q.errors import UnsupportedServer
 from aragora_q.redis.connection import Connection, Durability
 
 
-@dataclass(frozen=True)
-class ServerInfo:
+class ServerInfo(NamedTuple):
     """The fields of INFO that matter to a queue; None if the server does not report it. Sizes are in bytes.
 
     Managed servers leave fields out, or have words where Redis has numbers.

@@ -6,23 +6,27 @@ A result may come from another program: every field is read as JSON of unknown f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from aragora_q.base import Job
 from aragora_q.formats import count
 from aragora_q.job_rules import quoted_usd
 from aragora_q.loose import mapping, mappings, number_or_none, text, texts, whole, wholes
-from aragora_q.report.calls import Call, Calls
+
+if TYPE_CHECKING:
+    from aragora_q.report.calls import Call, Calls
 
 
 class Debate:
     """A debate: its job, its result and its calls, and the names of its seats."""
 
-    def __init__(self, job: Job, calls: Calls) -> None:
+    def __init__(self, job: Job, calls: Calls | None = None) -> None:
         self.job = job
         self.payload = job.payload
         self.result = mapping(job.result)
-        self.calls = calls
+        if calls is not None:
+            self.calls = calls
         self.mode = text(job.payload.get("consensus")) or "majority"
         self.judge = text(job.payload.get("judge"))
         self.joining = texts(job.payload.get("escalate") or [])  # seats that join, the last ones
@@ -30,6 +34,13 @@ class Debate:
         self.groups = mappings(self.result.get("groups"))
         self.seats = mappings(self.result.get("seats")) or self._seats_of_calls()
         self.dropped = {whole(each.get("seat")): text(each.get("dropped")) for each in self.seats}
+
+    @cached_property
+    def calls(self) -> Calls:
+        """The calls; none if they were not read."""
+        from aragora_q.report.calls import Calls  # noqa: PLC0415 - a result says enough in most cases
+
+        return Calls()
 
     @property
     def is_single(self) -> bool:

@@ -212,5 +212,5 @@ def _other(job: Job) -> Report:
     notices = [Notice("Not a debate: its payload has no question and agents.")]
     if job.error:
         notices.insert(0, Notice(job.error, Tone.BAD))
-    record = accounts.record_of(Debate(job, Calls()))
+    record = accounts.record_of(Debate(job))
     return Report("", notices, [Section("Record", [record])])

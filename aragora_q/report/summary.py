@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from aragora_q.base import Job
 from aragora_q.formats import count, duration, price
 from aragora_q.loose import mapping, mappings, number_or_none, text, whole
-from aragora_q.report.calls import Calls
 from aragora_q.report.debate import Debate
 
 ENDINGS = {
@@ -27,7 +26,7 @@ TIES = "the voters' confidence decided, or else chance"
 
 def outcome_of(job: Job) -> list[tuple[str, str]]:
     """Return the outcome of a debate as names and values. `job` is one for which `has_outcome` is true."""
-    debate = Debate(job, Calls())
+    debate = Debate(job)
     verdict, author = debate.result.get("verdict"), text(debate.result.get("written_by"))
     reasons = text(debate.result.get("reasons"))
     final_answer, has_vote = text(debate.result.get("final_answer")), debate.mode != "none"

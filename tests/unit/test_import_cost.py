@@ -67,7 +67,7 @@ def test_a_command_loads_a_client_and_nothing_else(monkeypatch):
 
 COMMON = """
     __main__ _version backoff base changes cli cli.options cli.output codec config config.redis_url
-    config.settings config.sources config.tables cron errors formats job_rules labels loose money
+    config.settings config.sources config.values errors formats job_rules labels loose money
     moments process redis redis.client redis.connection redis.dialing redis.discovery redis.errors
     redis.keys redis.options redis.pool redis.replies redis.scripts redis.server redis.wire retry
     status streams streams.finding streams.queue work_queue
@@ -75,7 +75,7 @@ COMMON = """
 LOADED = {
     "status": "cli.layout cli.status cli.waiting events job_text views",
     "enqueue": """
-        answer_form cli.debates cli.enqueue context executors executors.debate
+        answer_form cli.debates cli.enqueue config.tables context cron executors executors.debate
         executors.debate.agents executors.debate.fallbacks executors.debate.keys
         executors.debate.local executors.debate.local.model_files executors.debate.prices
         executors.debate.providers intake intake.checks intake.jobs intake.quoter job job_fields
@@ -83,11 +83,11 @@ LOADED = {
     """,
     "wait": """
         cli.filters cli.layout cli.selection cli.wait cli.waiting events job_text report
-        report.calls report.debate report.summary views
+        report.debate report.summary views
     """,
     "list": "cli.filters cli.list job_text views",
     "stats": """
-        cli.layout cli.stats context contracts gates gates.accounts gates.book gates.overrides job_text
+        cli.layout cli.stats config.tables context contracts cron gates gates.accounts gates.book gates.overrides job_text
         gates.overview gates.policy gates.spending history streams.outbox streams.schedules
         streams.states views
     """,

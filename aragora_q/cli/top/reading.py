@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from aragora_q import views
+from aragora_q import shapes, views
 from aragora_q.base import Job, JobStatus
 from aragora_q.cli.layout import job_lines
 from aragora_q.errors import InvalidPayload, did_you_mean
@@ -37,7 +37,7 @@ MAX_BYTES = 4_096
 class Picture:
     """What was in Redis at one moment."""
 
-    stats: views.StatsJson
+    stats: shapes.StatsJson
     jobs: Sequence[Job]
     faults: Sequence[str]
     """What is wrong with jobs that cannot be shown."""

@@ -16,7 +16,7 @@ from aragora_q.formats import safe_text as safe
 if TYPE_CHECKING:
     from aragora_q.cli.top.reading import Picture
     from aragora_q.labels import JobFilter
-    from aragora_q.views import SpentJson, StatsJson
+    from aragora_q.shapes import SpentJson, StatsJson
 
 MAX_WARNINGS = 5
 

@@ -11,7 +11,7 @@ from fastapi import Depends, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from aragora_q import views
+from aragora_q import shapes, views
 from aragora_q.base import is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound
 from aragora_q.formats import any_of
@@ -90,25 +90,25 @@ class Many(TypedDict):
 class ManyCancelled(Many):
     """Jobs that were to be cancelled: a result for each id. Not `complete`: send it again."""
 
-    results: list[views.Cancelled]
+    results: list[shapes.Cancelled]
 
 
 class ManyRequeued(Many):
     """Jobs that were to be requeued: a result for each id. Not `complete`: send it again."""
 
-    results: list[views.Requeued]
+    results: list[shapes.Requeued]
 
 
 class ManyHeld(Many):
     """Jobs that were to be held: a result for each id. Not `complete`: send it again."""
 
-    results: list[views.Held]
+    results: list[shapes.Held]
 
 
 class ManyUnheld(Many):
     """Jobs that were to be freed: a result for each id. Not `complete`: send it again."""
 
-    results: list[views.Unheld]
+    results: list[shapes.Unheld]
 
 
 @dataclass(frozen=True)
@@ -144,13 +144,13 @@ ACTIONS = (
     Action(
         VERBS["cancel"],
         lambda job_id, result, _: views.cancelled_json(job_id, result),
-        views.Cancelled,
+        shapes.Cancelled,
         ManyCancelled,
     ),
     Action(
         VERBS["requeue"],
         lambda job_id, result, _: views.requeued_json(job_id, result),
-        views.Requeued,
+        shapes.Requeued,
         ManyRequeued,
         Again,
         SelectedAgain,
@@ -158,10 +158,10 @@ ACTIONS = (
     Action(
         VERBS["hold"],
         lambda job_id, result, _: views.held_json(job_id, result),
-        views.Held,
+        shapes.Held,
         ManyHeld,
     ),
-    Action(VERBS["unhold"], views.unheld_json, views.Unheld, ManyUnheld),
+    Action(VERBS["unhold"], views.unheld_json, shapes.Unheld, ManyUnheld),
 )
 
 

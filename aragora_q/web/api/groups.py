@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic_core import to_json
 from typing_extensions import TypedDict
 
-from aragora_q import views
+from aragora_q import shapes, views
 from aragora_q.base import Group
 from aragora_q.experiments.comparison import ComparisonJson
 from aragora_q.experiments.evaluation import Evaluation
@@ -56,12 +56,12 @@ class Groups(TypedDict):
     `cursor` leads to the next page; null: this is the last.
     """
 
-    groups: list[views.GroupJson]
+    groups: list[shapes.GroupJson]
     cursor: str | None
     errors: list[str]
 
 
-class SealedGroup(views.GroupJson):
+class SealedGroup(shapes.GroupJson):
     """A group. `sealed` false: it was sealed before, and nothing changed."""
 
     sealed: bool
@@ -73,7 +73,7 @@ class CancelledGroup(TypedDict):
     name: str
     dry_run: bool
     cancelled: int
-    then: views.FollowerJson | None
+    then: shapes.FollowerJson | None
 
 
 class Seal(Because):
@@ -98,7 +98,7 @@ async def list_groups(access: Viewer, query: Annotated[GroupsQuery, Query()]) ->
     return answer({"groups": groups, "cursor": page.cursor or None, "errors": errors})
 
 
-@router.get("/groups/{name}", response_model=views.GroupSpentJson, responses=described())
+@router.get("/groups/{name}", response_model=shapes.GroupSpentJson, responses=described())
 async def get_group(access: Viewer, name: str) -> Response:
     """Return a group with what its jobs spent, as `group show`."""
     group = await require_group(access.queue, name)

@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from aragora_q import views
+from aragora_q import shapes, views
 from aragora_q.base import Job, JobStatus, is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound, NotDurable, TryAgain
 from aragora_q.intake.bulk import BulkSummary, Checked, LineChecker
@@ -102,7 +102,7 @@ class Enqueued(TypedDict):
 class JobPage(TypedDict):
     """Jobs, newest first. `cursor` leads to the next page; null: this is the last."""
 
-    jobs: list[views.JobJson] | list[views.JobMetadata]
+    jobs: list[shapes.JobJson] | list[shapes.JobMetadata]
     cursor: str | None
     errors: list[str]
 
@@ -341,7 +341,7 @@ def _enqueued(access: Access, checked: Checked, *, created: bool) -> Response:
 
 @router.get(
     "/jobs/{job_id}",
-    response_model=views.JobStatusJson | views.JobStatusMetadata,
+    response_model=shapes.JobStatusJson | shapes.JobStatusMetadata,
     responses=described(),
 )
 async def get_job(
@@ -361,7 +361,7 @@ async def get_job(
     return answer(found if query.content else views.without_content(found))
 
 
-@router.get("/jobs/{job_id}/debate", response_model=views.DebateJson, responses=described())
+@router.get("/jobs/{job_id}/debate", response_model=shapes.DebateJson, responses=described())
 async def get_debate(access: Viewer, job_id: str) -> Response:
     """Return a debate as far as it is: rounds, replies and calls without one, as `show -f json`."""
     job = await require_job(access.queue, job_id)

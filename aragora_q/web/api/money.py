@@ -9,7 +9,7 @@ from fastapi import Depends, Query, Request, Response
 from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict
 
-from aragora_q import views
+from aragora_q import shapes, views
 from aragora_q.errors import InvalidPayload
 from aragora_q.gates.accounts import Accounts, check_provider
 from aragora_q.gates.book import Book, changed_budget
@@ -54,7 +54,7 @@ class SpendQuery(Strict):
     model: str | None = None
 
 
-class SpendRow(views.SpentJson):
+class SpendRow(shapes.SpentJson):
     """What calls took: of a day, tenant and so on, as far as `by` names it."""
 
     day: NotRequired[str | None]
@@ -78,7 +78,7 @@ class SpendReport(TypedDict):
 class Providers(TypedDict):
     """Accounts that jobs have needed, and paused providers."""
 
-    providers: list[views.ProviderJson]
+    providers: list[shapes.ProviderJson]
 
 
 class PausedProvider(TypedDict):
@@ -92,7 +92,7 @@ class PausedProvider(TypedDict):
 class Budgets(TypedDict):
     """The budgets that apply."""
 
-    budgets: list[views.BudgetJson]
+    budgets: list[shapes.BudgetJson]
 
 
 class ResetBudget(TypedDict):
@@ -100,7 +100,7 @@ class ResetBudget(TypedDict):
 
     name: str
     reset: bool
-    budget: views.BudgetJson | None
+    budget: shapes.BudgetJson | None
 
 
 class SetBudget(Because):
@@ -200,7 +200,7 @@ async def list_budgets(access: Viewer) -> Response:
     return answer({"budgets": found})
 
 
-@router.get("/budgets/{name}", response_model=views.BudgetJson, responses=described())
+@router.get("/budgets/{name}", response_model=shapes.BudgetJson, responses=described())
 async def get_budget(access: Viewer, name: str) -> Response:
     """Return a budget, as `budget show`."""
     book = Book(access.gates)
@@ -209,7 +209,7 @@ async def get_budget(access: Viewer, name: str) -> Response:
 
 @router.put(
     "/budgets/{name}",
-    response_model=views.BudgetJson,
+    response_model=shapes.BudgetJson,
     responses=described(body=True),
     openapi_extra=takes(SetBudget),
 )

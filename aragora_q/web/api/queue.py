@@ -10,7 +10,7 @@ from fastapi import Header, Query, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from aragora_q import views
+from aragora_q import shapes, views
 from aragora_q.changes import read_changes
 from aragora_q.moments import parse_moment
 from aragora_q.redis.keys import MAX_CHANGES_LISTED
@@ -34,7 +34,7 @@ class Workers(TypedDict):
 
     counts: dict[str, int]
     workers: list[dict[str, Any]]
-    running_jobs: list[views.RunningJob]
+    running_jobs: list[shapes.RunningJob]
 
 
 class Paused(TypedDict):
@@ -47,7 +47,7 @@ class Paused(TypedDict):
 class Changes(TypedDict):
     """What operators did, newest first."""
 
-    changes: list[views.ChangeJson]
+    changes: list[shapes.ChangeJson]
 
 
 class ChangesQuery(Strict):
@@ -64,14 +64,14 @@ class EventsQuery(Strict):
     job: str | None = None
 
 
-async def _stats(access: Viewer) -> views.StatsJson:
+async def _stats(access: Viewer) -> shapes.StatsJson:
     """Return the state of the queue, which is read once for all who ask within a second without news."""
     return await access.console.shared.get(
         "stats", partial(views.stats_json, access.queue, access.gates)
     )
 
 
-@router.get("/stats", response_model=views.StatsJson, responses=described())
+@router.get("/stats", response_model=shapes.StatsJson, responses=described())
 async def get_stats(access: Viewer) -> Response:
     """Return backlog, running jobs, workers, throughput, spending and warnings, as `stats`."""
     return answer(await _stats(access))

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from aragora_q.config.tables import SCHEDULE_TAG
+from aragora_q.config.values import SCHEDULE_TAG
 from aragora_q.labels import JobFilter
 from aragora_q.schedule_views import (
     PROBLEMS,
