@@ -90,7 +90,7 @@ async def test_results(harness):
 
 async def _enqueue_unchecked(harness, *fields):
     """The script's reply for a job that no client checked; a valid one in the same call must be accepted."""
-    rows = [(*fields, "", ""), ("sound", b"{}", "0 0 3", "", "")]
+    rows = [(*fields, *[""] * (5 - len(fields))), ("sound", b"{}", "0 0 3", "", "")]
     items = [(harness.keys.job(row[0]), row) for row in rows]
     result, sound = await harness.queue.connection.run("enqueue", items, max_backlog=0)
     assert sound == b"created"
@@ -106,8 +106,10 @@ async def _enqueue_unchecked(harness, *fields):
         ("a", b"{}", "0 soon 3"),
         ("a", b"{}", "0 0 many"),
         ("a", b"{}", "0 0"),
+        ("a", b"{}", "0 0 3", "", "{"),
+        ("a", b"{}", "0 0 3", "", "1"),
     ],
-    ids=lambda fields: f"{fields[0][:3]}-{len(fields[1])}-{fields[2]}",
+    ids=lambda fields: f"{fields[0][:3]}-{len(fields[1])}-{' '.join(fields[2:])}",
 )
 async def test_the_script_refuses_what_no_client_checked(harness, fields):
     """Payload, id and numbers are also checked by the server: refused alone, and no key is written."""

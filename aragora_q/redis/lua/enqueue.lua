@@ -5,8 +5,8 @@
 -- keys: stream_high stream_normal stream_low delayed held completed failed cancelled counters events bell labels groups schedules changes
 -- args: max_backlog
 -- each job: id payload terms labels extras
--- returns: per job: created | exists | full | sealed (its group takes no more jobs) | refused (too large, or not
--- numbers: not sent by this client) | unknown_source | no_calls (`source` has none to take over) | past (the schedule is
+-- returns: per job: created | exists | full | sealed (its group takes no more jobs) | refused (too large, or
+-- malformed: not sent by this client) | unknown_source | no_calls (`source` has none to take over) | past (the schedule is
 -- done with this time) | paused (the schedule is) | changed (its missed times are to be counted again)
 --
 -- `terms` are priority, delay in ms and attempts, in one text, because each argument costs time.
@@ -61,7 +61,12 @@ local results, created, labeled, uncreated, ticks = {}, {}, {}, {}, nil
 local NONE = {}
 for n = 1, items do
   local job, id, payload, terms, job_labels, extras = item(n)
-  local extra = extras == '' and NONE or cjson.decode(extras)
+  local is_object, extra = true, NONE
+  if extras ~= '' then
+    is_object, extra = pcall(cjson.decode, extras)
+    is_object = is_object and type(extra) == 'table'
+    if not is_object then extra = NONE end
+  end
   local agents, tick = extra.agents or '', extra.tick
   local lack = extra.source and find_seeds(job, id, extra.source)
   if terms ~= last_terms then
@@ -75,7 +80,7 @@ for n = 1, items do
   if outdated then
     results[n] = outdated
   elseif #payload + #agents > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
-    or not priority then
+    or not priority or not is_object then
     results[n] = 'refused'
   elseif uncreated[id] or exists(job, id) then
     results[n] = 'exists'
