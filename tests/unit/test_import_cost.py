@@ -87,8 +87,8 @@ LOADED = {
     """,
     "list": "cli.filters cli.list job_text views",
     "stats": """
-        cli.layout cli.stats config.tables context contracts cron gates gates.accounts gates.book gates.overrides job_text
-        gates.overview gates.policy gates.spending history streams.outbox streams.schedules
+        cli.layout cli.stats config.tables context contracts cron gates gates.accounts gates.book
+        gates.overrides job_text gates.overview gates.policy gates.spending history streams.outbox streams.schedules
         streams.states views
     """,
 }
