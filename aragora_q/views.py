@@ -40,7 +40,6 @@ if TYPE_CHECKING:
         HoldJson,
         JobJson,
         JobStatusJson,
-        JobStatusMetadata,
         OverrideJson,
         ProviderJson,
         Requeued,
@@ -135,6 +134,8 @@ async def _quote_usd(queue: RedisStreamsQueue, job: Job) -> float | None:
 
 def without_content(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return a job without texts of models and clients, which could lead a program that reads them."""
+    from aragora_q.shapes import JobStatusMetadata  # noqa: PLC0415 - commands need no types
+
     kept = {name: found[name] for name in JobStatusMetadata.__annotations__ if name in found}
     if "history" in kept:
         kept["history"] = [

@@ -87,9 +87,9 @@ LOADED = {
     """,
     "list": "cli.filters cli.list job_text views",
     "stats": """
-        cli.layout cli.stats config.tables context contracts cron gates gates.accounts gates.book gates.overrides
-        gates.overview gates.policy gates.spending history job_text streams.outbox streams.schedules
-        streams.states views
+        cli.layout cli.stats config.tables context contracts cron gates gates.accounts gates.book
+        gates.overrides gates.overview gates.policy gates.spending history job_text streams.outbox
+        streams.schedules streams.states views
     """,
 }
 """What a short command loads of this package, besides COMMON: all of it costs time at each start."""
