@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -23,6 +24,7 @@ from typing import NoReturn, TypeVar
 import uvloop
 
 from aragora_q import executors, process
+from aragora_q.config import messages, tables
 from aragora_q.config.redis_url import format_address
 from aragora_q.config.settings import QueueConfig
 from aragora_q.context import Executor
@@ -34,16 +36,32 @@ from aragora_q.errors import (
     RedisUnreachable,
     UnsupportedServer,
 )
+from aragora_q.gates import call_history, client, spending
 from aragora_q.observability import sd_notify
 from aragora_q.observability.http import serving
 from aragora_q.observability.logs import get_logger, setup_logging
 from aragora_q.observability.worker_metrics import WorkerMetrics
 from aragora_q.redis.server import check_eviction, check_server
 from aragora_q.retry import describe
+from aragora_q.streams import outbox, schedules, session
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.worker.debate_worker import DebateWorker
 
 logger = get_logger(__name__)
+
+LOADED_EARLY = (
+    call_history,
+    client,
+    messages,
+    outbox,
+    schedules,
+    session,
+    spending,
+    tables,
+    tomllib,
+)
+"""Modules that are imported where they are used, because short commands do without. A worker has them from its
+start: an upgrade may replace or remove their files while it runs."""
 
 T = TypeVar("T")
 

@@ -1,5 +1,7 @@
 """The stream `changes`: what operators did, once per command, of the queue and of its gates."""
 
+import asyncio
+
 import pytest
 
 from aragora_q.base import JobStatus
@@ -190,6 +192,7 @@ async def test_budgets_and_providers(harness):
     """What is set and reset is noted with the gates, and shown with the changes of the queue, by time."""
     await harness.queue.pause(**ANN)
     wanted = BudgetConfig(limit_usd=50, window="day")
+    await asyncio.sleep(0.002)  # changes of one millisecond, in two streams, have no order
     async with harness.queue.connection.open_gates() as gates:
         book, accounts = Book(gates), Accounts(gates)
         await book.set_budget("total", wanted, **ANN)
@@ -236,6 +239,7 @@ async def test_a_key_of_another_type_is_replaced(harness):
     assert await harness.queue.changes() == []
     assert await harness.queue.cancel("a", **ANN)
     assert await harness.queue.pause(**ANN)
+    await asyncio.sleep(0.002)  # changes of one millisecond, in two streams, have no order
     async with harness.queue.connection.open_gates() as gates:
         await Accounts(gates).pause("openai", **ANN)
     assert [each.verb for each in await harness.queue.changes()] == ["pause", "pause", "cancel"]

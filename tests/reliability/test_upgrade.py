@@ -57,7 +57,7 @@ async def test_a_rolling_restart_under_load(redis_url, new_harness, worker_proce
 
     await wait_until(all_done, 30, "all jobs to be completed")
     jobs = [harness.fields(job_id) for job_id in enqueued]
-    assert {job["attempts"] for job in jobs} == {"1"}
+    assert {job.get("attempts", "1") for job in jobs} == {"1"}
     assert not [job for job in jobs if "crashes" in job]
     assert harness.counters().get("crashed", 0) == 0
 
@@ -132,7 +132,7 @@ async def test_an_upgrade_under_running_workers(
         "new",
     )
     assert new.stop() == -signal.SIGTERM
-    assert {harness.fields(job_id)["attempts"] for job_id in ids} == {"1", "2"}
+    assert {harness.fields(job_id).get("attempts", "1") for job_id in ids} == {"1", "2"}
     assert harness.counters().get("crashed", 0) == 0
     for worker in (old, new):
         assert "Traceback" not in worker.text()
