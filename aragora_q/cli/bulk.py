@@ -133,7 +133,7 @@ def read_head(chunks: Iterator[bytes]) -> bytes:
 def read_items(stream: BinaryIO, max_bytes: int) -> Iterator[list[Item]]:
     """Yield the lines of a stream, or the items of one JSON document, in batches.
 
-    After a batch that is not full there is no more now: the next one has to be waited for.
+    A batch that is not full means that the input has paused or ended.
 
     Raises:
         InvalidPayload: the input is in another encoding than UTF-8, or a document is too large.

@@ -20,7 +20,7 @@ CLOSE_SECONDS = 1.0
 """How long a server may take to agree to the end of a TLS connection."""
 
 MAX_UNASKED_BYTES = 64 * 1024
-"""What a server may send without having been asked. A greeting is kept: it may say why there is no service."""
+"""Limit of data that belongs to no call. A greeting is kept, because it may explain a refusal."""
 
 CLOSED_BY_SERVER = "Connection closed by server."
 
@@ -74,7 +74,7 @@ class Wire(asyncio.Protocol):
         """Return a future of the next `count` replies, the server's errors among them.
 
         It raises what ends the connection: redis-py's ConnectionError, also where it is the server's reply;
-        InvalidResponse for what is no reply; ResponseError for the server's complaint about the protocol; and
+        InvalidResponse for data that is not RESP; ResponseError if the server reports a protocol error; and
         what redis-py raises for an error reply that it cannot read.
         """
         self._waiter = waiter = self._loop.create_future()

@@ -39,7 +39,7 @@ def project() -> Installed:
 
 
 def pip(*packages: str) -> Install:
-    """Return what installs packages of pinned versions, the queue first, in an environment of its own."""
+    """Return a function that installs pinned packages, the queue first, into a separate environment."""
     name, _, version = packages[0].partition("==")
     home = HOMES / name.partition("[")[0]
 
@@ -56,7 +56,7 @@ def pip(*packages: str) -> Install:
 
 
 def npm(*packages: str) -> Install:
-    """Return what installs packages of pinned versions for Node.js, the queue first."""
+    """Return a function that installs pinned packages for Node.js, the queue first."""
     name, _, version = packages[0].partition("@")
     home = HOMES / name
 

@@ -91,7 +91,7 @@ def test_a_long_reply_and_a_long_command(run, redis_url):
 
 
 def test_an_error_among_replies(run, redis_url):
-    """It takes the place of its own reply, as redis-py's class for it; the others are not lost."""
+    """An error replaces only the reply of its own command, as an instance of redis-py's class."""
 
     async def call():
         connection = Connection(QueueConfig(redis_url=redis_url))
@@ -138,7 +138,7 @@ def test_a_cancelled_call_leaves_no_reply(run):
     ],
 )
 def test_garbage_ends_a_connection(run, garbage, error):
-    """What is no reply is named, and the next call uses a new connection."""
+    """The error shows the invalid data, and the next call uses a new connection."""
 
     async def serve(number, reader, writer):
         while await command(reader) is not None:

@@ -215,7 +215,7 @@ def _nested(levels):
     "metadata", [_itself(), {"a": _nested(100_000)}], ids=["contains itself", "nested deeply"]
 )
 def test_metadata_without_end(metadata):
-    """Metadata that cannot be copied is refused when the job is made, whoever makes it."""
+    """Metadata that cannot be copied is refused when the job is created, by either function."""
     with pytest.raises(InvalidPayload, match="nested too deeply"):
         create_debate_job("Why?", ["a", "b"], metadata=metadata)
     with pytest.raises(InvalidPayload, match="nested too deeply"):

@@ -6,8 +6,8 @@
 -- returns: cursor of the next page (0: this was the last), then the ids without data; wrong-type instead of a cursor if
 -- the list is a key of another type
 --
--- `list` is outbox or sent. That the data of an old message (DELIVERY_MS) has expired is no problem, because
--- the next delivery removes it from the list.
+-- `list` is outbox or sent. Expired data of a message older than DELIVERY_MS is not a problem: the next delivery
+-- removes the message from the list.
 
 local key = queue_prefix .. list .. ':' .. webhook
 local page = redis.pcall('ZSCAN', key, cursor, 'COUNT', limit)
