@@ -51,6 +51,9 @@ Durability = Literal["none", "replica", "fsync"]
 Item = tuple[str | None, Sequence[Value]]
 T = TypeVar("T")
 
+_FAILURES = (exceptions.RedisError, OSError)
+"""What a call raises that the server did not answer, or refused."""
+
 _CONFIRM: Mapping[str, tuple[Value, ...]] = {
     "replica": ("WAIT", 1, DURABILITY_TIMEOUT_MS),
     "fsync": ("WAITAOF", 1, 0, DURABILITY_TIMEOUT_MS),
@@ -144,18 +147,20 @@ class Connection:
         """Run script `name` and return its reply; `keys` adds to the keys that every script may use."""
         script, operands = self._bind(name, items, keys, args)
         suffix = "_RO" if script.is_read_only else ""
-        send, may_repeat = self._client.send, script.is_repeatable
-
-        async def call() -> Any:
-            try:
-                reply = await send(f"EVALSHA{suffix}", script.sha, *operands, may_repeat=may_repeat)
-            except exceptions.NoScriptError:
-                reply = await send(f"EVAL{suffix}", script.text, *operands, may_repeat=may_repeat)
-            return _checked(reply, name, items)
-
+        commands, may_repeat = [(f"EVALSHA{suffix}", script.sha, *operands)], script.is_repeatable
         # A start is not repeated: if its reply was lost, the jobs that it started must be released first.
-        seconds = 0 if name == "start" else self.failover_seconds
-        return await self._retry_while_unavailable(call, seconds)
+        retries = self._retries(0 if name == "start" else self.failover_seconds)
+        while True:
+            try:
+                [reply] = await self._client.send_all(commands, may_repeat=may_repeat)
+                if isinstance(reply, exceptions.NoScriptError):
+                    commands = [(f"EVAL{suffix}", script.text, *operands)]
+                    [reply] = await self._client.send_all(commands, may_repeat=may_repeat)
+                if isinstance(reply, Exception):
+                    raise reply
+                return _checked(reply, name, items)
+            except _FAILURES as cause:
+                await retries.pause(cause)
 
     async def run_with_durability(
         self, name: str, items: Sequence[Item], durability: Durability, **args: Value
@@ -274,7 +279,7 @@ class Connection:
         """Translate what redis-py raises in the body into our errors."""
         try:
             yield
-        except (exceptions.RedisError, OSError) as error:
+        except _FAILURES as error:
             raise translate(error, self.address) from error
 
     async def close(self) -> None:
@@ -301,20 +306,38 @@ class Connection:
 
     async def _retry_while_unavailable(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
         """Return the result of `call`, retried for `seconds` while a failover may be under way."""
-        deadline, backoff = time.monotonic() + seconds, None
+        retries = self._retries(seconds)
         while True:
             try:
                 return await call()
-            except (exceptions.RedisError, OSError) as cause:
-                error = translate(cause, self.address)
-                is_alone = self.redis_url.kind not in ("sentinel", "cluster")
-                is_final = is_alone or isinstance(cause, PrimaryNotFound)
-                may_pass = isinstance(error, RedisUnreachable | FailoverUnderway | NotPrimary)
-                backoff = backoff or Backoff(0.05, 1.0)
-                pause_seconds = backoff.next_seconds()
-                if is_final or not may_pass or time.monotonic() + pause_seconds > deadline:
-                    raise error from cause
-            await asyncio.sleep(pause_seconds)
+            except _FAILURES as cause:
+                await retries.pause(cause)
+
+    def _retries(self, seconds: float) -> _Retries:
+        is_alone = self.redis_url.kind not in ("sentinel", "cluster")
+        return _Retries(self.address, 0 if is_alone else seconds)
+
+
+class _Retries:
+    """How long one call is retried: for `seconds`, while a failover may be under way. Zero: never."""
+
+    __slots__ = ("_address", "_backoff", "_deadline")
+
+    def __init__(self, address: str, seconds: float) -> None:
+        self._address = address
+        self._deadline = time.monotonic() + seconds if seconds else 0.0
+        self._backoff: Backoff | None = None
+
+    async def pause(self, cause: Exception) -> None:
+        """Wait before the next attempt. Raises the translated error if there is none."""
+        error = translate(cause, self._address)
+        may_pass = isinstance(error, RedisUnreachable | FailoverUnderway | NotPrimary)
+        self._backoff = self._backoff or Backoff(0.05, 1.0)
+        pause_seconds = self._backoff.next_seconds()
+        is_final = not may_pass or isinstance(cause, PrimaryNotFound)
+        if is_final or time.monotonic() + pause_seconds > self._deadline:
+            raise error from cause
+        await asyncio.sleep(pause_seconds)
 
 
 def _checked(reply: Any, name: str, items: Sequence[Item]) -> Any:

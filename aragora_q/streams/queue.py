@@ -228,16 +228,17 @@ class RedisStreamsQueue(WorkQueue):
         return results
 
     async def _enqueue_batch(self, items: Sequence[EnqueueItem]) -> list[EnqueueOutcome]:
-        if self.config.durability != "none" and not self._durability_is_checked:
-            server = await check_server(self.connection)
-            check_durability(server, self.connection, self.config.durability)
-            self._durability_is_checked = True
-        statuses, durable = await self.connection.run_with_durability(
-            "enqueue",
-            items,
-            self.config.durability,
-            max_backlog=self.config.max_backlog,
-        )
+        config, connection, durable = self.config, self.connection, True
+        if config.durability == "none":
+            statuses = await connection.run("enqueue", items, max_backlog=config.max_backlog)
+        else:
+            if not self._durability_is_checked:
+                server = await check_server(connection)
+                check_durability(server, connection, config.durability)
+                self._durability_is_checked = True
+            statuses, durable = await connection.run_with_durability(
+                "enqueue", items, config.durability, max_backlog=config.max_backlog
+            )
         outcomes = [
             EnqueueResult(fields.id, status == b"created", durable)
             if status in (b"created", b"exists")

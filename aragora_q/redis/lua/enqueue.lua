@@ -1,7 +1,7 @@
 #!lua
 -- Add new jobs to their lanes, or to the delayed index, or hold them; an id that exists changes nothing.
 -- include: groups holds schedules seeds
--- rare: count_in_groups
+-- rare: count_in_groups lane_stream
 -- keys: stream_high stream_normal stream_low delayed held completed failed cancelled counters events bell labels groups schedules changes
 -- args: max_backlog
 -- each job: id payload terms labels extras
@@ -22,41 +22,14 @@
 local capacity = tonumber(max_backlog) > 0 and room_below(max_backlog) or math.huge
 local known_labels  -- of earlier jobs with the ids of this call, by id: labels may outlive the other keys
 
-local function exists(job, id)
-  local found
-  if known_labels then
-    found = redis.call('EXISTS', job)
-  else
-    found, known_labels = redis.call('EXISTS', job, labels, labels), {}  -- 1 for the job, 2 if any job has labels
-    if found >= 2 then
-      local ids = {}
-      for n = 1, items do ids[n] = select(2, item(n)) end
-      for n, job_labels in ipairs(labels_of(ids)) do known_labels[ids[n]] = job_labels end
-    end
-  end
-  local is_present, job_labels = found % 2 == 1, known_labels[id]
-  known_labels[id] = nil  -- the job exists, or `is_free` deletes it: once
-  return (is_present or job_labels) and not is_free(job, id, is_present, job_labels)
-end
-
 -- The records of experiments outlive their jobs, so that a debate that was deleted is not taken for a new one.
 local records = {}  -- by key: fields and values
 
 local held_ids, waiting = {}, 0
 local last_terms, priority, delay_ms, max_attempts  -- most jobs of a call share them; without a priority: not numbers
 
-local function create(job, id, payload, extra, priority, delay_ms, max_attempts)
-  if extra.source then write_seeds(job, extra.source) end
-  if extra.hold then
-    create_held(job, id, payload, priority, delay_ms, max_attempts, extra.hold)
-    held_ids[#held_ids + 1] = id
-  else
-    create_job(job, id, payload, priority, delay_ms, max_attempts)
-  end
-end
-
 -- Jobs get their labels and records before they are created, so that a failure in between leaves no job without them.
--- From the first job with labels on, jobs are therefore created after the loop.
+-- From the first job with labels or extras on, jobs are therefore created after the loop.
 local results, created, labeled, uncreated, ticks = {}, {}, {}, {}, nil
 local NONE = {}
 for n = 1, items do
@@ -72,24 +45,42 @@ for n = 1, items do
   if terms ~= last_terms then
     last_terms, priority, delay_ms, max_attempts = terms, string.match(terms, '^(%-?%d+) (%d+) (%d+)$')
   end
-  local outdated
+  local result
   if tick then
     ticks = ticks or create_ticks()
-    outdated = ticks.refuse(tick)
+    result = ticks.refuse(tick)
   end
-  if outdated then
-    results[n] = outdated
+  if result then
+    -- The schedule does not want it.
   elseif #payload + #agents > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
     or not priority or not is_object then
-    results[n] = 'refused'
-  elseif uncreated[id] or exists(job, id) then
-    results[n] = 'exists'
+    result = 'refused'
+  elseif uncreated[id] then
+    result = 'exists'
+  else
+    local found
+    if known_labels then
+      found = redis.call('EXISTS', job)
+    else
+      found, known_labels = redis.call('EXISTS', job, labels, labels), {}  -- 1 for the job, 2 if any job has labels
+      if found >= 2 then
+        local ids = {}
+        for n = 1, items do ids[n] = select(2, item(n)) end
+        for n, old_labels in ipairs(labels_of(ids)) do known_labels[ids[n]] = old_labels end
+      end
+    end
+    local is_present, old_labels = found % 2 == 1, known_labels[id]
+    known_labels[id] = nil  -- the job exists, or `is_free` deletes it: once
+    if (is_present or old_labels) and not is_free(job, id, is_present, old_labels) then result = 'exists' end
+  end
+  if result then
+    -- Nothing is created.
   elseif not extra.hold and waiting >= capacity then
-    results[n] = 'full'
+    result = 'full'
   elseif job_labels ~= '' and get_groups().is_sealed(job_labels) then
-    results[n] = 'sealed'
+    result = 'sealed'
   elseif lack then
-    results[n] = lack
+    result = lack
   else
     if job_labels ~= '' then
       labeled[#labeled + 1] = id
@@ -102,17 +93,18 @@ for n = 1, items do
         for _, each in ipairs({id, digest, 'agents:' .. digest, description}) do table.insert(records[key], each) end
       end
     end
-    if #labeled == 0 then
-      create(job, id, payload, extra, priority, delay_ms, max_attempts)
+    if job_labels == '' and extra == NONE and #uncreated == 0 then
+      create_job(job, id, payload, priority, delay_ms, max_attempts)
     else
       uncreated[#uncreated + 1], uncreated[id] = {job, id, payload, extra, priority, delay_ms, max_attempts}, true
     end
     created[#created + 1] = id
     if not extra.hold then waiting = waiting + 1 end
-    results[n] = 'created'
+    result = 'created'
   end
-  if tick and (results[n] == 'created' or results[n] == 'exists') then
-    ticks.add(job, id, tick, results[n] == 'created')
+  results[n] = result
+  if tick and (result == 'created' or result == 'exists') then
+    ticks.add(job, id, tick, result == 'created')
   end
 end
 if #labeled > 0 then get_groups().label(labeled) end
@@ -124,7 +116,16 @@ for key, fields in pairs(records) do
   end
   redis.call('PEXPIRE', key, EXPERIMENT_MS)
 end
-for _, each in ipairs(uncreated) do create(unpack(each)) end
+for _, each in ipairs(uncreated) do
+  local job, id, payload, extra, priority, delay_ms, max_attempts = unpack(each)
+  if extra.source then write_seeds(job, extra.source) end
+  if extra.hold then
+    create_held(job, id, payload, priority, delay_ms, max_attempts, extra.hold)
+    held_ids[#held_ids + 1] = id
+  else
+    create_job(job, id, payload, priority, delay_ms, max_attempts)
+  end
+end
 if ticks then ticks.settle() end
 count('enqueued', #created)
 count('held', #held_ids)

@@ -44,7 +44,7 @@ end
 -- Create a job in its lane, or in the delayed index.
 local function create_job(job, id, payload, priority, delay_ms, max_attempts)
   if delay_ms == '0' then
-    local entry = append(lane_stream(priority), id, payload)  -- its id is the time of creation, too
+    local entry = append(priority == '0' and stream_normal or lane_stream(priority), id, payload)  -- its id is the time of creation, too
     redis.call('HSET', job, 'status', 'pending', 'max_attempts', max_attempts, 'entry', entry)
   else
     create_delayed(job, id, payload, delay_ms, max_attempts)
