@@ -36,7 +36,8 @@ from aragora_q.redis.discovery import PrimaryDiscovery, PrimaryNotFound
 from aragora_q.redis.errors import FailoverUnderway, translate
 from aragora_q.redis.keys import GateKeys, QueueKeys
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS, connection_options, sentinel_options
-from aragora_q.redis.scripts import Value
+from aragora_q.redis.pool import Command, Head
+from aragora_q.redis.scripts import Script, Value
 
 READ_SECONDS = 2.0
 """Longest blocking read of events: how late a follower notices what no event announced."""
@@ -86,6 +87,7 @@ class Connection:
         self.config = config
         self._to_gates = to_gates
         self._named_keys, self._guard = keys.named, keys.guard
+        self._heads: dict[str, tuple[int, Head]] = {}  # by script, with the number of keys
         self._embedded: Any = None
         self._path = self.redis_url.path if path is None else path
         if self.redis_url.kind == "embedded" and path is None:
@@ -145,16 +147,17 @@ class Connection:
         **args: Value,
     ) -> Any:
         """Run script `name` and return its reply; `keys` adds to the keys that every script may use."""
-        script, operands = self._bind(name, items, keys, args)
-        suffix = "_RO" if script.is_read_only else ""
-        commands, may_repeat = [(f"EVALSHA{suffix}", script.sha, *operands)], script.is_repeatable
+        script = scripts.load(name)
+        key_count, operands = script.operands(args, items, self._guard)
+        commands: list[Command] = [(self._head(script, key_count, keys), *operands)]
+        may_repeat = script.is_repeatable
         # A start is not repeated: if its reply was lost, the jobs that it started must be released first.
         retries = self._retries(0 if name == "start" else self.failover_seconds)
         while True:
             try:
                 [reply] = await self._client.send_all(commands, may_repeat=may_repeat)
                 if isinstance(reply, exceptions.NoScriptError):
-                    commands = [(f"EVAL{suffix}", script.text, *operands)]
+                    commands = [self._whole(script, key_count, keys, operands)]
                     [reply] = await self._client.send_all(commands, may_repeat=may_repeat)
                 if isinstance(reply, Exception):
                     raise reply
@@ -171,12 +174,17 @@ class Connection:
         """
         if durability == "none":
             return await self.run(name, items, keys=None, **args), True
-        script, operands = self._bind(name, items, None, args)
+        script = scripts.load(name)
+        key_count, operands = script.operands(args, items, self._guard)
         # WAIT and WAITAOF confirm this connection's last write. A job that was known already writes
         # nothing, so one more write follows: else repeating an enqueue would confirm nothing.
         write = ("HINCRBY", self.keys.counters, "durable_batches", 1)
         # EVAL, not EVALSHA: where the script is unknown, the wait behind it would be for nothing.
-        commands = [("EVAL", script.text, *operands), write, _CONFIRM[durability]]
+        commands = [
+            self._whole(script, key_count, None, operands),
+            write,
+            _CONFIRM[durability],
+        ]
 
         async def call() -> list[Any]:
             answers = await self._client.send_all(commands)
@@ -261,12 +269,14 @@ class Connection:
 
         The script waits in the server behind the pop. It may still run after the call was cancelled.
         """
-        script, operands = self._bind(name, (), keys, args)
-        pop = ("BLPOP", key, timeout_seconds)
+        script = scripts.load(name)
+        key_count, operands = script.operands(args, (), self._guard)
+        commands = [
+            ("BLPOP", key, timeout_seconds),
+            (self._head(script, key_count, keys), *operands),
+        ]
         with self.translating():
-            answers = await self._blocking.send_all(
-                [pop, ("EVALSHA", script.sha, *operands)], timeout_seconds
-            )
+            answers = await self._blocking.send_all(commands, timeout_seconds)
             if not isinstance(answers[1], exceptions.NoScriptError):
                 for answer in answers:
                     if isinstance(answer, Exception):
@@ -293,16 +303,29 @@ class Connection:
         if embedded is not None:
             embedded.release()
 
-    def _bind(
+    def _head(self, script: Script, key_count: int, keys: Mapping[str, str] | None) -> Head:
+        """Return how a call of `script` begins: as the last one of a single job, for example, did."""
+        last_count, head = self._heads.get(script.name, (0, None)) if not keys else (0, None)
+        if head is None or last_count != key_count:
+            command = "EVALSHA_RO" if script.is_read_only else "EVALSHA"
+            head = Head.of(command, script.sha, key_count, *self._named_keys_of(script, keys))
+            if not keys:
+                self._heads[script.name] = key_count, head
+        return head
+
+    def _whole(
         self,
-        name: str,
-        items: Iterable[Item],
+        script: Script,
+        key_count: int,
         keys: Mapping[str, str] | None,
-        args: Mapping[str, Value],
-    ) -> tuple[scripts.Script, list[Any]]:
-        script = scripts.load(name)
-        named = {**self._named_keys, **keys} if keys else self._named_keys
-        return script, script.operands(named, args, items, self._guard)
+        operands: Sequence[Value],
+    ) -> Command:
+        """Return a call of a script that the server may not know."""
+        command = "EVAL_RO" if script.is_read_only else "EVAL"
+        return (command, script.text, key_count, *self._named_keys_of(script, keys), *operands)
+
+    def _named_keys_of(self, script: Script, keys: Mapping[str, str] | None) -> list[str]:
+        return script.named_keys({**self._named_keys, **keys} if keys else self._named_keys)
 
     async def _retry_while_unavailable(self, call: Callable[[], Awaitable[T]], seconds: float) -> T:
         """Return the result of `call`, retried for `seconds` while a failover may be under way."""

@@ -8,7 +8,7 @@ opens connections, `wire.py` carries the bytes. Used by `client.py`; raises redi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import hiredis
@@ -33,6 +33,7 @@ SWEEP_SECONDS = 0.5
 """How late at most a call times out. One timer serves all calls: one timer each costs 10 % more CPU."""
 
 Command = Sequence[Any]
+"""Its name, which may be a Head, and operands."""
 
 _CONVERTERS: Mapping[Any, Any] = {
     name: convert
@@ -42,6 +43,24 @@ _CONVERTERS: Mapping[Any, Any] = {
     if name != "XREAD"  # `Connection.read_blocking` converts it itself
 }
 """By command, what turns its reply into the Python value that redis-py's clients return."""
+
+
+class Head(str):
+    """The name of a command, with its first operands: packed once, for calls that differ in the others."""
+
+    __slots__ = ("packed", "size")
+
+    packed: bytes
+    size: int
+    """The number of values in `packed`."""
+
+    @classmethod
+    def of(cls, name: str, *operands: Any) -> Head:
+        """Return a head that can begin many commands."""
+        head = cls(name)
+        head.packed = bytes(_packed_values([name, *operands]))
+        head.size = 1 + len(operands)
+        return head
 
 
 class ConnectionPool:
@@ -86,7 +105,7 @@ class ConnectionPool:
         """
         await self._free.acquire()
         try:
-            packed = b"".join(map(_packed, commands))
+            packed = _packed(commands)
             due = asyncio.get_running_loop().time() + self._timeout_seconds + block_seconds
             wire = self._reusable()
             if wire is not None:
@@ -241,17 +260,26 @@ def _longest(commands: Sequence[Command]) -> int:
     )
 
 
-def _packed(command: Command) -> bytes:
-    """Return a command as it is sent.
+def _packed(commands: Iterable[Command]) -> bytes:
+    """Return commands as they are sent."""
+    parts: list[bytes | memoryview] = []
+    for name, *operands in commands:
+        head = name if type(name) is Head else Head.of(*name.split())
+        parts.append(b"*%d\r\n%b" % (head.size + len(operands), head.packed))
+        if operands:
+            parts.append(_packed_values(operands))
+    return b"".join(parts)
+
+
+def _packed_values(values: Sequence[Any]) -> memoryview:
+    """Return values as they are sent, without their number.
 
     Integers become text first: hiredis crashes if a signal handler raises while it formats one, which is when
     Python runs handlers.
     """
-    texts = [str(arg) if type(arg) is int else arg for arg in command]
-    if " " in texts[0]:
-        texts[:1] = texts[0].split()
-    packed: bytes = hiredis.pack_command(tuple(texts))  # type: ignore[arg-type] # of any length
-    return packed
+    texts = tuple([str(value) if type(value) is int else value for value in values])
+    packed: bytes = hiredis.pack_command(texts)  # type: ignore[arg-type] # of any length
+    return memoryview(packed)[packed.index(b"\n") + 1 :]
 
 
 async def _round_trip(wire: Wire, commands: Sequence[Command], packed: bytes) -> list[Any]:
@@ -283,7 +311,7 @@ def _read(command: Command, reply: Any) -> Any:
 async def _check_primary(wire: Wire) -> None:
     """Raise ReadOnlyError if the server is a replica."""
     command = ("ROLE",)
-    [reply] = await _round_trip(wire, [command], _packed(command))
+    [reply] = await _round_trip(wire, [command], _packed([command]))
     if isinstance(reply, exceptions.NoPermissionError):
         return  # the user's ACL rules predate this check and lack +role
     if isinstance(reply, Exception):

@@ -95,29 +95,32 @@ class Script:
         """True if it writes nothing: a user who may only read may run it."""
         return "no-writes" in self.text.partition("\n")[0]
 
+    def named_keys(self, keys: Mapping[str, str]) -> list[str]:
+        """Return the keys that the header names: the first ones of a call."""
+        return [keys[name] for name in self.keys]
+
     def operands(
         self,
-        keys: Mapping[str, str],
         args: Mapping[str, Value],
         items: Iterable[tuple[str | None, Sequence[Value]]] = (),
         also_keys: Sequence[str] = (),
-    ) -> list[Value]:
-        """Return the operands of EVALSHA after the script: number of keys, keys, arguments.
+    ) -> tuple[int, list[Value]]:
+        """Return the number of a call's keys, and its operands after the named keys: other keys, arguments.
 
         An item is the key of its job's hash (None if the script takes no key per item) and its fields
         in the header's order. `also_keys` are declared to the server, but have no name in the script.
 
         Raises:
-            KeyError: the header declares a name that the caller did not pass.
+            KeyError: the header declares an argument that the caller did not pass.
         """
-        bound_keys: list[Value] = [keys[name] for name in self.keys]
+        other_keys: list[Value] = []
         arguments: list[Value] = [args[name] for name in self.args]
         for key, fields in items:
             if key is not None:
-                bound_keys.append(key)
+                other_keys.append(key)
             arguments.extend(fields)
-        bound_keys.extend(also_keys)
-        return [len(bound_keys), *bound_keys, *arguments]
+        other_keys.extend(also_keys)
+        return len(self.keys) + len(other_keys), other_keys + arguments
 
 
 @cache

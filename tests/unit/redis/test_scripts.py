@@ -89,11 +89,13 @@ def test_operands_are_in_the_scripts_order():
     keys = {name: f"key-{name}" for name in (*script.keys, "unused")}
     args = {name: f"arg-{name}" for name in (*script.args, "unused")}
     items = [("job-1", ("a", 1, b"p", 2, 0, "e")), ("job-2", ("b", 2, b"q", 3, 1, "f"))]
-    assert script.operands(keys, args, items) == [
-        len(script.keys) + 2,
-        *(f"key-{name}" for name in script.keys),
+    assert script.named_keys(keys) == [f"key-{name}" for name in script.keys]
+    count, operands = script.operands(args, items, ["guard"])
+    assert count == len(script.keys) + 3
+    assert operands == [
         "job-1",
         "job-2",
+        "guard",
         *(f"arg-{name}" for name in script.args),
         *items[0][1],
         *items[1][1],
@@ -103,7 +105,7 @@ def test_operands_are_in_the_scripts_order():
 def test_missing_operand_is_an_error():
     """A missing name is an error before anything is sent to Redis."""
     with pytest.raises(KeyError, match="lease_owner"):
-        scripts.load("progress").operands({"events": "e"}, {}, [("job", ("id", 1, "{}"))])
+        scripts.load("progress").operands({}, [("job", ("id", 1, "{}"))])
 
 
 def test_unknown_script_is_an_error():
