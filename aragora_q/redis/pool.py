@@ -58,7 +58,7 @@ class Head(str):
     def of(cls, name: str, *operands: Any) -> Head:
         """Return a head that can begin many commands."""
         head = cls(name)
-        head.packed = bytes(_packed_values([name, *operands]))
+        head.packed = _packed_values([name, *operands])
         head.size = 1 + len(operands)
         return head
 
@@ -262,16 +262,14 @@ def _longest(commands: Sequence[Command]) -> int:
 
 def _packed(commands: Iterable[Command]) -> bytes:
     """Return commands as they are sent."""
-    parts: list[bytes | memoryview] = []
+    parts: list[bytes] = []
     for name, *operands in commands:
         head = name if type(name) is Head else Head.of(*name.split())
-        parts.append(b"*%d\r\n%b" % (head.size + len(operands), head.packed))
-        if operands:
-            parts.append(_packed_values(operands))
+        parts += b"*%d\r\n" % (head.size + len(operands)), head.packed, _packed_values(operands)
     return b"".join(parts)
 
 
-def _packed_values(values: Sequence[Any]) -> memoryview:
+def _packed_values(values: Sequence[Any]) -> bytes:
     """Return values as they are sent, without their number.
 
     Integers become text first: hiredis crashes if a signal handler raises while it formats one, which is when
@@ -279,7 +277,7 @@ def _packed_values(values: Sequence[Any]) -> memoryview:
     """
     texts = tuple([str(value) if type(value) is int else value for value in values])
     packed: bytes = hiredis.pack_command(texts)  # type: ignore[arg-type] # of any length
-    return memoryview(packed)[packed.index(b"\n") + 1 :]
+    return packed[packed.index(b"\n") + 1 :]
 
 
 async def _round_trip(wire: Wire, commands: Sequence[Command], packed: bytes) -> list[Any]:
