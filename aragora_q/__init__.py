@@ -23,7 +23,7 @@ TYPE_CHECKING = False  # importing typing takes as long as all else that `--vers
 if TYPE_CHECKING:
     from typing import Any
 
-    from aragora_q.base import Group, Hold, Job, JobQueue, JobStatus
+    from aragora_q.base import EnqueueResult, Group, Hold, Job, JobQueue, JobStatus
     from aragora_q.config import QueueConfig, get_queue_config, set_queue_config
     from aragora_q.context import Executor, current_attempt
     from aragora_q.errors import AragoraQError, HoldJob, PermanentError, RetryLater, WorkerUnable
@@ -40,6 +40,7 @@ _HOMES = {
     "DebateJobPayload": "job",
     "DebateResult": "job",
     "DebateWorker": "worker",
+    "EnqueueResult": "base",
     "Executor": "context",
     "Group": "base",
     "Hold": "base",
@@ -68,6 +69,7 @@ __all__ = [
     "DebateJobPayload",
     "DebateResult",
     "DebateWorker",
+    "EnqueueResult",
     "Executor",
     "Group",
     "Hold",

@@ -241,14 +241,15 @@ class Group:
 
 
 class EnqueueResult(NamedTuple):
-    """The result for one job of `enqueue_many`."""
+    """The result for one job of `enqueue_many`, in `results` of its errors, too."""
 
     id: str
+    """The id of the job."""
     created: bool
-    """False if a job with this id existed: nothing was written."""
+    """False if the id existed: nothing was written."""
     durable: bool = True
-    """False if the job was enqueued, but not confirmed in time as the setting `durability` requires.
-    Enqueue it again with the same id to ask for the confirmation again."""
+    """False only if the confirmation that the setting `durability` asks for did not come in time: the job is
+    enqueued. Enqueue it again with the same id to ask for the confirmation again."""
 
 
 class QueueStats(TypedDict):
@@ -327,6 +328,7 @@ class JobQueue(ABC):
         changes nothing, so the call can be repeated after any error.
 
         Raises:
+            TypeError: `job` is not a Job. Not enqueued.
             InvalidPayload: the job breaks a rule, or its payload is larger than `max_payload_bytes`.
                 Not enqueued.
             GroupSealed: the job's group takes no more jobs. Not enqueued.
@@ -342,16 +344,24 @@ class JobQueue(ABC):
     async def enqueue_many(self, jobs: Iterable[Job]) -> list[EnqueueResult]:
         """Add many jobs in few round trips; return a result per job, in the same order.
 
-        `jobs` may be a generator: then jobs are made while the server works.
+        `jobs` may be any iterable, such as a list or a generator, but not an async one. Of a generator, jobs
+        are made while the server works.
 
-        Jobs that are refused one by one, because their group is sealed, do not keep the others out; an error
-        is raised at the end.
+        Jobs are sent in batches. The call stops at the first job that breaks a rule: earlier batches are in
+        the queue; the other jobs of its batch, and later ones, are not. A job that only the server refuses,
+        because its group is sealed or the debate that it takes over is gone, does not keep the others out; its
+        error is raised at the end.
+
+        Give each job an id: after an error, call again with the same jobs, or with a new generator that makes
+        the same ids. Jobs that exist are not changed; jobs without an id of their own would get new ones.
 
         Raises:
             AragoraQError: as `enqueue`, but not NotDurable, which `EnqueueResult.durable` reports instead.
                 Some of the jobs may have been enqueued: its `results` has one result per job, in the same
-                order, or None. None means: not enqueued, or unknown after RedisUnreachable. Calling again
-                with the same jobs enqueues no job twice. Of a generator, these are the jobs taken from it.
+                order, or None. None means: not enqueued, or unknown after RedisUnreachable. Of a generator,
+                these are the jobs taken from it.
+            TypeError: one of `jobs` is not a Job. It has no `results`, and neither has an error of another
+                kind that a generator raises: the batches that were sent stay in the queue.
         """
 
     @abstractmethod

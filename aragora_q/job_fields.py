@@ -13,6 +13,12 @@ from aragora_q.job import DebateJobPayload, checked_payload
 
 JOB_FIELDS = ("priority", "delay_seconds", "max_attempts", "group", "tenant", "tags", "notify")
 LINE_FIELDS = (*DebateJobPayload.__dataclass_fields__, "payload", "id", *JOB_FIELDS)
+FROM = "from"
+"""Field of a line that is not of the job: the debate whose fields it has, and whose calls it takes over."""
+APPROVE_ABOVE, MAX_QUOTE = "approve_above_usd", "max_quote_usd"
+"""Likewise: what it may cost without an approval, and be expected to cost."""
+_OFFERED = [name for name in LINE_FIELDS if name != "forked_from"]  # which `from` sets
+_OFFERED += [FROM, APPROVE_ABOVE, MAX_QUOTE]
 _JOB_FIELDS, _LINE_FIELDS = frozenset(JOB_FIELDS), frozenset(LINE_FIELDS)
 AGENTS_HINT = (
     "for example --agents claude,gpt,claude; or, for all debates, default_agents = "
@@ -41,10 +47,9 @@ def create_job(
         raise InvalidPayload(f"not a JSON object: {json.dumps(fields):.60}")
     if not _LINE_FIELDS.issuperset(fields):
         unknown = next(name for name in fields if name not in _LINE_FIELDS)
-        known = (*LINE_FIELDS, "from")
         raise InvalidPayload(
-            f"unknown field {unknown!r:.100}; the fields of a line are {', '.join(known)}",
-            hint=did_you_mean(unknown, known),
+            f"unknown field {unknown!r:.100}; the fields of a line are {', '.join(_OFFERED)}",
+            hint=did_you_mean(unknown, _OFFERED),
         )
     job_fields = {name: fields.pop(name) for name in _JOB_FIELDS.intersection(fields)}
     job_id = fields.pop("id", None)

@@ -75,7 +75,14 @@ PRIORITY_RANGE = (-1_000, 1_000)
 
 
 def check_job(job: Job) -> None:
-    """Raise InvalidPayload if the id, payload, priority, attempts or delay of a job break a rule."""
+    """Check a job, which is not trusted to be one.
+
+    Raises:
+        InvalidPayload: its id, payload, priority, labels, attempts or delay break a rule.
+        TypeError: it is something else.
+    """
+    if not isinstance(job, Job):
+        raise TypeError(f"enqueue takes a Job, got {type(job).__name__}")
     if not isinstance(job.id, str) or not JOB_ID_PATTERN.fullmatch(job.id):
         raise InvalidPayload(
             f"invalid job id {job.id!r:.100}: use 1 to {MAX_JOB_ID_CHARS} letters, digits and "

@@ -226,7 +226,7 @@ async def enqueue_stream(
 
     def answer(results: Sequence[dict[str, Any]]) -> None:
         if quiet:
-            output.lines(result["id"] for result in results if "id" in result)
+            output.lines(result["id"] for result in results if "created" in result)
         else:
             output.json_lines(results)
         output.flush()

@@ -163,11 +163,15 @@ def enqueue(
     nothing. With --from, or field `from`, a debate is that one with changes, and takes over its calls.
     """
     from aragora_q.intake import checks
-    from aragora_q.job_fields import content_id, create_job, default_fields
-
-    thresholds = checks.take_thresholds(
-        {checks.APPROVE_ABOVE: approve_above, checks.MAX_QUOTE: max_quote}
+    from aragora_q.job_fields import (
+        APPROVE_ABOVE,
+        MAX_QUOTE,
+        content_id,
+        create_job,
+        default_fields,
     )
+
+    thresholds = checks.take_thresholds({APPROVE_ABOVE: approve_above, MAX_QUOTE: max_quote})
     is_bulk = question is not None and (question == "-" or _is_file_name(question))
     _check_source(question, source, is_bulk=is_bulk, is_single=wait or job_id is not None)
     if job_id is not None and id_from_content:
@@ -450,6 +454,6 @@ def _exit_code(summary: BulkSummary, settings: QueueConfig, *, quiet: bool) -> i
             hint="enqueue these lines again with the ids in the results, no job is enqueued twice; "
             "if this persists, check the server's replicas and disk",
         )
-    if summary.existing or (sys.stderr.isatty() and not quiet):
+    if summary.existing or not summary.created or (sys.stderr.isatty() and not quiet):
         output.info(summary.text())
     return 0

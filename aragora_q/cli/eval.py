@@ -82,10 +82,11 @@ def eval_(
     from aragora_q.cli.sweeping import SweepOptions, check_confirmed
     from aragora_q.experiments import inference
     from aragora_q.intake import checks
+    from aragora_q.job_fields import APPROVE_ABOVE, MAX_QUOTE
 
     inference.require()
     is_plain = form is reports.Format.TEXT and not as_json
-    limits = checks.take_thresholds({checks.APPROVE_ABOVE: None, checks.MAX_QUOTE: max_quote})
+    limits = checks.take_thresholds({APPROVE_ABOVE: None, MAX_QUOTE: max_quote})
     how = SweepOptions(rerun, dry_run, yes, limits.max_quote, as_json=as_json, quiet=not is_plain)
     if builtin and questions is not None:
         raise typer.BadParameter("QUESTIONS and --builtin are alternatives: give one of them")

@@ -97,10 +97,9 @@ def sweep(
     from aragora_q.experiments.arms import arms_of
     from aragora_q.experiments.sweep import Experiment
     from aragora_q.intake import checks
+    from aragora_q.job_fields import APPROVE_ABOVE, MAX_QUOTE
 
-    thresholds = checks.take_thresholds(
-        {checks.APPROVE_ABOVE: approve_above, checks.MAX_QUOTE: max_quote}
-    )
+    thresholds = checks.take_thresholds({APPROVE_ABOVE: approve_above, MAX_QUOTE: max_quote})
     how = sweeping.SweepOptions(
         rerun, dry_run, yes, thresholds.max_quote, thresholds.approve_above, as_json, quiet
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aragora_q import codec
 from aragora_q.base import EnqueueResult, Job, new_job_id
-from aragora_q.errors import AragoraQError, InvalidPayload, JobNotFound, RedisUnreachable
+from aragora_q.errors import AragoraQError, InvalidPayload, JobNotFound, QueueFull, RedisUnreachable
 from aragora_q.formats import count
 from aragora_q.intake.checks import (
     NO_THRESHOLDS,
@@ -19,9 +19,10 @@ from aragora_q.intake.checks import (
     held_fields,
     take_thresholds,
 )
-from aragora_q.intake.forks import FROM, with_source
+from aragora_q.intake.forks import with_source
 from aragora_q.intake.lines import BATCH_LINES, Item
-from aragora_q.job_fields import content_id, create_job
+from aragora_q.job_fields import FROM, content_id, create_job
+from aragora_q.job_rules import is_id
 
 if TYPE_CHECKING:
     from aragora_q.executors.debate.quote import Approval
@@ -174,8 +175,13 @@ class LineChecker:
         return warning
 
 
-_Line = tuple[int, Checked | InvalidPayload]
-"""The number of a line, and its job, or why it is refused."""
+class _Line(NamedTuple):
+    """The number of a line, what it has as `id`, and its job, or why it is refused."""
+
+    number: int
+    given_id: Any
+    found: Checked | InvalidPayload
+
 
 _Answer = tuple[list[dict[str, Any]], AragoraQError | None]
 """The results of lines, and the error that ends the run, if there is one."""
@@ -185,9 +191,9 @@ class BulkEnqueuer:
     """Enqueues the jobs of lines, with one result per line.
 
     A result has `line`, and either `id` and `created` (false: the id already existed, nothing
-    changed), or `error`. It has `durable`, false, if the requested confirmation did not arrive in time.
-    When the queue is full or Redis fails, the run ends; lines already read that are not known to be in the
-    queue have that error.
+    changed), or `error`, and `id` if the line has a valid one. It has `durable`, false, if the requested
+    confirmation did not arrive in time. When the queue is full or Redis fails, the run ends; lines already
+    read that are not known to be in the queue say so in `error`.
     """
 
     def __init__(self, checker: LineChecker) -> None:
@@ -235,19 +241,24 @@ class BulkEnqueuer:
     async def _check(self, items: Sequence[Item]) -> list[_Line]:
         lines: list[_Line] = []
         for number, parse in items:
+            given_id = None
+            found: Checked | InvalidPayload
             try:
-                lines.append((number, await self._checker.check(number, parse())))
+                line = parse()
+                given_id = line.get("id") if isinstance(line, dict) else None
+                found = await self._checker.check(number, line)
             except InvalidPayload as error:
-                lines.append((number, error))
+                found = error
+            lines.append(_Line(number, given_id, found))
         return lines
 
     async def _send(self, lines: Sequence[_Line]) -> _Answer:
         """Enqueue the jobs of lines that were checked."""
         summary = self.summary
-        valid = [(number, job) for number, job in lines if not isinstance(job, InvalidPayload)]
+        valid = [(line.number, line.found) for line in lines if isinstance(line.found, Checked)]
         enqueued: Sequence[EnqueueOutcome | None]
         failure: AragoraQError | None = None
-        last = summary.unanswered_to = lines[-1][0]
+        last = summary.unanswered_to = lines[-1].number
         try:
             enqueued = await self._queue.enqueue_checked([job.item for _, job in valid])
         except AragoraQError as error:
@@ -256,30 +267,32 @@ class BulkEnqueuer:
             summary.unanswered_to = 0
         outcomes = {number: outcome for (number, _), outcome in zip(valid, enqueued, strict=True)}
         results = []
-        for number, job in lines:
+        for number, given_id, found in lines:
             result: dict[str, Any] = {"line": number}
-            if isinstance(job, InvalidPayload):
-                result["error"] = summary.refuse(number, job)
+            if isinstance(found, Checked):
+                outcome, approval = outcomes[number], found.approval
             else:
-                self._note_outcome(result, outcomes[number], failure, job.approval)
+                outcome, approval = found, None
+            if isinstance(outcome, EnqueueResult):
+                self._note_enqueued(result, outcome, approval)
+            else:
+                result |= {"id": given_id} if is_id(given_id) else {}
+                result["error"] = self._why_not(number, outcome, failure)
             results.append(result)
         undecided = (number for number, outcome in outcomes.items() if outcome is None)
         summary.last_line = next(undecided, last + 1) - 1
         return results, failure
 
-    def _note_outcome(
-        self,
-        result: dict[str, Any],
-        outcome: EnqueueOutcome | None,
-        failure: AragoraQError | None,
-        approval: Approval | None,
-    ) -> None:
-        if outcome is None:
-            result["error"] = str(failure)
-        elif isinstance(outcome, InvalidPayload):
-            result["error"] = self.summary.refuse(result["line"], outcome)
-        else:
-            self._note_enqueued(result, outcome, approval)
+    def _why_not(
+        self, number: int, refusal: InvalidPayload | None, failure: AragoraQError | None
+    ) -> str:
+        """Return why a line is not known to be in the queue: it is refused, or the run ends."""
+        if refusal is not None:
+            return self.summary.refuse(number, refusal)
+        if isinstance(failure, QueueFull):  # whose message counts the lines of the batch
+            limit = self.config.max_backlog
+            return f"not enqueued: the queue has reached its limit of {limit} waiting jobs"
+        return str(failure)
 
     def _note_enqueued(
         self, result: dict[str, Any], job_result: EnqueueResult, approval: Approval | None

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aragora_q.base import MAX_USD, Job
 from aragora_q.errors import InvalidPayload
 from aragora_q.intake.jobs import is_debate
-from aragora_q.job_fields import create_job
+from aragora_q.job_fields import APPROVE_ABOVE, MAX_QUOTE, create_job
 from aragora_q.job_rules import check_job
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
     from aragora_q.executors.debate.quote import Approval
-
-APPROVE_ABOVE, MAX_QUOTE = "approve_above_usd", "max_quote_usd"
-"""Fields of a line that are not of the job: what it may cost without an approval, and be expected to cost."""
 
 _THRESHOLD_FIELDS = frozenset((APPROVE_ABOVE, MAX_QUOTE))
 

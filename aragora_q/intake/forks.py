@@ -12,14 +12,11 @@ from aragora_q.base import Job, is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound
 from aragora_q.intake.jobs import check_debate
 from aragora_q.job import EXPERIMENT_NOTE, JUDGED
-from aragora_q.job_fields import JOB_FIELDS
+from aragora_q.job_fields import FROM, JOB_FIELDS
 from aragora_q.job_rules import forked_from
 
 if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
-
-FROM = "from"
-"""Field of a line that is not of the job: the debate whose fields it has, and whose calls it takes over."""
 
 
 async def with_source(

@@ -13,6 +13,14 @@ from aragora_q.errors import InvalidPayload
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
 
+_PLAIN_WORDS = {
+    "expected value": "a value is missing or misspelled",
+    "expected ident": "a word that is not true, false or null",
+    "key must be a string": "names need double quotes",
+    "invalid unicode code point": "text that is not UTF-8",
+}
+"""Reasons of the decoder that only its authors understand."""
+
 READ_BYTES = 65_536
 BATCH_LINES = 100
 
@@ -89,4 +97,13 @@ def decode(raw: bytes) -> Any:
     try:
         return codec.decode(raw.removeprefix(codecs.BOM_UTF8))  # files with it, one after the other
     except ValueError as error:
-        raise InvalidPayload(f"invalid JSON: {str(error).replace('at line 1 ', 'at ')}") from None
+        raise InvalidPayload(f"not JSON: {_in_plain_words(str(error))}") from None
+
+
+def _in_plain_words(reason: str) -> str:
+    """Return, for example, `it ends inside an object (column 7)`."""
+    what, _, place = reason.partition(" at line ")
+    line, _, column = place.partition(" column ")
+    what = what.replace("EOF while parsing", "it ends inside")
+    place = f"column {column}" if line == "1" else f"line {line}, column {column}"
+    return f"{_PLAIN_WORDS.get(what, what)} ({place})" if column else what

@@ -461,10 +461,10 @@ def test_each_line_has_a_result_and_valid_lines_are_enqueued(run_cli):
     assert list(answers) == [1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]
     assert (answers[1], answers[7]) == ("a", "b")
     for line, message in {
-        2: "rounds is -1", 3: "invalid JSON", 5: "question is empty", 6: "did you mean 'consensus'",
+        2: "rounds is -1", 3: "not JSON: ", 5: "question is empty", 6: "did you mean 'consensus'",
         8: "delay_seconds is 'soon'", 9: "payload is not a JSON object", 10: "unknown field 'rounds'",
         11: "not a JSON object: 7", 12: "job id 7", 13: "did you mean 'tags'", 14: "did you mean 'group'",
-        15: "invalid unicode", 16: "EOF",
+        15: "text that is not UTF-8 (column 15)", 16: "it ends inside a string (column 24)",
     }.items():  # fmt: skip
         assert message in answers[line], line
     assert "2 jobs enqueued, 13 refused; the first: line 2: rounds is -1" in ended.err
@@ -498,7 +498,55 @@ def test_results_are_in_the_order_of_the_lines(start_command, pause_after):
         assert ("error" in answer) == (number in bad)
         assert answer.get("id", f"j{number}") == f"j{number}"
     assert process.returncode == 3
-    assert b"415 jobs enqueued, 5 refused; the first: line 7: invalid JSON" in err
+    assert b"415 jobs enqueued, 5 refused; the first: line 7: not JSON: " in err
+
+
+def test_a_refused_line_has_its_id(run_cli):
+    """`id` if the line has a valid one, so that a program knows its job again. --quiet prints no such id."""
+    text = lines(
+        {**DEBATE, "id": "a", "rounds": -1},
+        {**DEBATE, "id": "a b"},
+        {"payload": 1},
+        {"payload": 1, "id": "c"},
+        {"payload": {}, "id": "d"},
+    )
+    assert run_cli("enqueue", "-", "--quiet", stdin=text).lines == ["d"]
+    ended = run_cli("enqueue", "-", stdin=text)
+    assert [line.get("id") for line in ended.objects] == ["a", None, None, "c", "d"]
+    assert ["error" in line for line in ended.objects] == [True] * 4 + [False]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("hello", "not JSON: a value is missing or misspelled (column 1)"),
+        ("{hello}", "not JSON: names need double quotes (column 2)"),
+        ("true story", "not JSON: trailing characters (column 6)"),
+        ("trust", "not JSON: a word that is not true, false or null (column 4)"),
+        ('{"id": "a"', "not JSON: it ends inside an object (column 10)"),
+        ('{"id": \n', "not JSON: it ends inside a value (column 7)"),
+    ],
+)
+def test_a_line_that_is_not_json_is_told_in_plain_words(run_cli, line, message):
+    """What is wrong, and where."""
+    assert run_cli("enqueue", "-", stdin=line).object["error"] == message
+
+
+def test_an_unknown_field_is_told_the_fields_of_a_line(run_cli):
+    """Those that the documentation offers: of a debate, of a job, and those that only `enqueue` knows."""
+    error = run_cli("enqueue", "-", stdin=lines({**DEBATE, "colour": "red"})).object["error"]
+    named = error.partition("the fields of a line are ")[2].split(", ")
+    assert {"question", "payload", "priority", "from", "approve_above_usd", "max_quote_usd"} < {
+        *named
+    }
+    assert "forked_from" not in named
+
+
+@pytest.mark.parametrize("text", ["", "\n \n", "[]"])
+def test_empty_input_says_that_nothing_was_enqueued(run_cli, text):
+    """It is no error, but seldom meant."""
+    ended = run_cli("enqueue", "-", "--quiet", stdin=text)
+    assert (ended.code, ended.out, ended.err) == (0, "", "0 jobs enqueued\n")
 
 
 def test_too_long_lines_are_refused_and_skipped(run_cli):

@@ -19,9 +19,11 @@ def test_each_line_has_a_result_when_the_queue_is_full(run_cli, monkeypatch, red
     monkeypatch.setenv("ARAGORA_QUEUE_MAX_BACKLOG", "5")
     ended = run_cli("enqueue", "-", stdin=_lines(10))
     assert ended.code == 75
-    assert [line.get("id") for line in ended.objects] == [f"j{n}" for n in range(5)] + [None] * 5
+    assert [line["id"] for line in ended.objects] == [f"j{n}" for n in range(10)]
+    assert ["created" in line for line in ended.objects] == [True] * 5 + [False] * 5
     assert [line["line"] for line in ended.objects] == list(range(1, 11))
-    assert all("limit of 5" in line["error"] for line in ended.objects[5:])
+    full = "not enqueued: the queue has reached its limit of 5 waiting jobs"
+    assert [line["error"] for line in ended.objects[5:]] == [full] * 5
     assert "stopped after line 5: 5 jobs enqueued" in ended.err
     assert "limit of 5" in ended.err
     redis_client.delete("aragora:queue:debates:stream")

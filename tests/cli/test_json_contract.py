@@ -139,8 +139,10 @@ def test_enqueue(run_cli):
         "created",
     }
     good = json.dumps({"question": "What?", "agents": AGENTS.split(",")})
-    fine, refused = run_cli("enqueue", "-", "--json", stdin=f"{good}\n[]\n").objects
+    text = f'{good}\n[]\n{{"id": "w", "payload": 1}}\n'
+    fine, refused, named = run_cli("enqueue", "-", "--json", stdin=text).objects
     assert (set(fine), set(refused)) == ({"line", "id", "created"}, {"line", "error"})
+    assert set(named) == {"line", "id", "error"}
 
 
 def test_quote(run_cli):

@@ -30,12 +30,15 @@ async def test_python_enqueues_and_works(redis_url, monkeypatch, capsys):
     await run(enqueue, client)
     assert capsys.readouterr().out == "pending\n"
     working = asyncio.create_task(run(work, worker))
-    await wait_until(
-        lambda: working.done() or ("worker" in worker and worker["worker"].get_stats()["jobs_processed"]), 30
-    )  # fmt: skip
+
+    def has_ended_all():
+        return "worker" in worker and worker["worker"].get_stats()["jobs_processed"] == 3
+
+    await wait_until(lambda: working.done() or has_ended_all(), 30)
     await worker["worker"].stop()
     await working
-    assert await client["queue"].get_status(client["job_id"]) == "completed"
+    for job_id in (client["job_id"], "survey-0", "survey-1"):
+        assert await client["queue"].get_status(job_id) == "completed"
     for namespace in (client, worker):
         await namespace["queue"].close()
 

@@ -91,3 +91,27 @@ async def test_a_generator_that_fails_says_what_went_in(harness):
         await harness.queue.enqueue_many(jobs())
     results = failed.value.results
     assert [result is not None for result in results] == [True] * 200 + [False] * 30
+
+
+@pytest.mark.parametrize("jobs", [{"a": 1}, [{"question": "Tea?"}], ["Tea?"]], ids=str)
+async def test_only_jobs_are_enqueued(harness, jobs):
+    """What is no Job is named; it is not the error of some attribute."""
+    given = type(next(iter(jobs))).__name__
+    with pytest.raises(TypeError, match=f"^enqueue takes a Job, got {given}$"):
+        await harness.queue.enqueue_many(jobs)
+    with pytest.raises(TypeError, match=f"^enqueue takes a Job, got {type(jobs).__name__}$"):
+        await harness.queue.enqueue(jobs)
+
+
+async def test_a_generator_that_raises_leaves_what_was_sent(harness):
+    """Its own error comes out as it is; a new generator with the same ids adds what is missing."""
+
+    def jobs(*, fails):
+        yield from _jobs(130)
+        if fails:
+            raise OSError("cannot read the questions")
+
+    with pytest.raises(OSError, match="cannot read the questions"):
+        await harness.queue.enqueue_many(jobs(fails=True))
+    results = await harness.queue.enqueue_many(jobs(fails=False))
+    assert [result.created for result in results] == [False] * 100 + [True] * 30

@@ -185,7 +185,7 @@ async def test_lines(api, harness):
     )
     assert (second["line"], third["line"], last["line"]) == (3, 4, 6)
     assert "not a JSON object" in second["error"]
-    assert "invalid JSON" in third["error"]
+    assert "not JSON: " in third["error"]
     found = summary["summary"]
     assert (found["created"], found["existing"], found["refused"]) == (2, 1, 2)
     assert (found["exit_code"], found["problem"]) == (3, None)

@@ -17,9 +17,9 @@ from aragora_q import shapes, views
 from aragora_q.base import Job, JobStatus, is_job_id
 from aragora_q.errors import InvalidPayload, JobNotFound, NotDurable, TryAgain
 from aragora_q.intake.bulk import BulkSummary, Checked, LineChecker
-from aragora_q.intake.checks import MAX_QUOTE, NO_THRESHOLDS, held_fields
+from aragora_q.intake.checks import NO_THRESHOLDS, held_fields
 from aragora_q.intake.quoter import Quoter
-from aragora_q.job_fields import default_fields
+from aragora_q.job_fields import MAX_QUOTE, default_fields
 from aragora_q.job_rules import is_debate
 from aragora_q.labels import JobFilter
 from aragora_q.report.calls import read_calls
@@ -220,7 +220,7 @@ async def enqueue(access: Producer, request: Request) -> Response:
     """Enqueue a job, or many, one JSON object a line (`application/x-ndjson`).
 
     An id that exists changes nothing. Of lines, each is answered as by `enqueue`, in order; the last line is
-    `{"summary": …}` with the numbers and `exit_code`: 3 if some lines were refused.
+    `{"summary": …}` with the numbers and `exit_code`: 3 if some lines were refused (the status is 200).
     """
     if has_lines(request.headers):
         access.log_action("enqueue")

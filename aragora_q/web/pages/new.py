@@ -24,11 +24,11 @@ from aragora_q.errors import AragoraQError, ConfigError, InvalidPayload, JobNotF
 from aragora_q.experiments.notes import ARM_TAG, note_of
 from aragora_q.formats import dollars, dollars_or_unknown
 from aragora_q.intake.bulk import BulkSummary, LineChecker
-from aragora_q.intake.checks import APPROVE_ABOVE, NO_THRESHOLDS, check_seats, take_thresholds
-from aragora_q.intake.forks import FROM, with_source
+from aragora_q.intake.checks import NO_THRESHOLDS, check_seats, take_thresholds
+from aragora_q.intake.forks import with_source
 from aragora_q.intake.quoter import Quoted, Quoter
 from aragora_q.job import CONSENSUS_MODES, DEBATE_MODES, SERVICE_TIERS
-from aragora_q.job_fields import create_job
+from aragora_q.job_fields import APPROVE_ABOVE, FROM, create_job
 from aragora_q.job_rules import is_debate
 from aragora_q.labels import check_labels
 from aragora_q.loose import text, texts
