@@ -353,7 +353,7 @@ class JobQueue(ABC):
         error is raised at the end.
 
         Give each job an id: after an error, call again with the same jobs, or with a new generator that makes
-        the same ids. Jobs that exist are not changed; jobs without an id of their own would get new ones.
+        the same ids. Jobs that exist are not changed. A job made without an id gets a new one each time.
 
         Raises:
             AragoraQError: as `enqueue`, but not NotDurable, which `EnqueueResult.durable` reports instead.
