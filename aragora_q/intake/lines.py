@@ -18,6 +18,7 @@ _PLAIN_WORDS = {
     "expected ident": "a word that is not true, false or null",
     "key must be a string": "names need double quotes",
     "invalid unicode code point": "text that is not UTF-8",
+    "recursion limit exceeded": "nested too deeply",
 }
 """Reasons of the decoder that only its authors understand."""
 

@@ -156,7 +156,10 @@ def test_of_many_lines_those_of_a_sealed_group_are_refused(run_cli, fill):
           for name, group in (("a", "open"), ("b", "nightly"), ("c", None)))
     )  # fmt: skip
     ended = run_cli("enqueue", "-", "--group", "nightly", stdin=text)
-    assert (ended.code, [line["id"] for line in ended.objects if "error" not in line]) == (3, ["a", "c"])
+    assert (ended.code, [line["id"] for line in ended.objects if "error" not in line]) == (
+        3,
+        ["a", "c"],
+    )
     assert "group nightly is sealed" in ended.objects[1]["error"]
     assert run_cli("status", "c", "--json").object["group"] is None
 
