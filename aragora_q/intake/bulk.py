@@ -105,8 +105,7 @@ class LineChecker:
     """Makes the jobs of lines, and checks them as `enqueue` does.
 
     `defaults` and `thresholds` apply to lines that lack the field. `in_experiment` is that of `check_seats`.
-    `reader` is the queue as it may be read, if
-    that is another Redis user.
+    `reader` is the queue as it may be read, if that is another Redis user.
     """
 
     def __init__(
@@ -220,21 +219,31 @@ class BulkEnqueuer:
             AragoraQError: what ends the run. The lines that were sent are answered.
         """
         under_way: asyncio.Task[_Answer] | None = None
+
+        async def answer_last() -> None:
+            nonlocal under_way
+            sent, under_way = under_way, None
+            if sent is not None:
+                results, failure = await sent
+                answer(results)
+                if failure is not None:
+                    raise failure
+
         try:
             for items in batches:
                 lines = await self._check(items)
-                if under_way is not None:
-                    _pass_on(await under_way, answer)
+                await answer_last()
                 under_way = asyncio.create_task(self._send(lines)) if lines else None
                 for _ in range(TURNS_TO_SEND):
                     await asyncio.sleep(0)
-                if under_way is not None and len(items) < BATCH_LINES:
-                    _pass_on(await under_way, answer)
-                    under_way = None
-            if under_way is not None:
-                _pass_on(await under_way, answer)
+                if len(items) < BATCH_LINES:
+                    await answer_last()
+            await answer_last()
+        except Exception:  # of a line, or of reading it
+            await answer_last()
+            raise
         finally:
-            if under_way is not None and not under_way.done():
+            if under_way is not None:
                 under_way.cancel()
                 await asyncio.wait([under_way])
 
@@ -308,10 +317,3 @@ class BulkEnqueuer:
         if not job_result.durable:
             result["durable"] = False
             self.summary.not_durable += 1
-
-
-def _pass_on(answered: _Answer, answer: Callable[[Sequence[dict[str, Any]]], None]) -> None:
-    results, failure = answered
-    answer(results)
-    if failure is not None:
-        raise failure

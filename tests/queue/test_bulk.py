@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
+
 from aragora_q import codec
+from aragora_q.errors import RedisUnreachable
 from aragora_q.intake.bulk import BulkEnqueuer, BulkSummary, LineChecker
 from aragora_q.intake.checks import NO_THRESHOLDS
 from aragora_q.intake.lines import BATCH_LINES
@@ -52,3 +55,18 @@ async def test_a_batch_that_is_not_full_is_answered_before_the_next_is_read(harn
     enqueuer = _enqueuer(harness.queue)
     await enqueuer.enqueue_all(batches(), lambda results: seen.append(len(results)))
     assert seen == ["read 0", "read 1", 100, "read 2", 1, "read 3", 2, "read 4", 100]
+
+
+async def test_an_error_of_a_later_line_leaves_no_batch_unanswered(harness):
+    """What was sent is answered before the run ends: else nobody knew which lines became jobs."""
+
+    def fail():
+        raise RedisUnreachable("the server of `from` is away")
+
+    batches = [_items(1, BATCH_LINES), [*_items(101, 49), (150, fail)]]
+    answered = []
+    enqueuer = _enqueuer(harness.queue)
+    with pytest.raises(RedisUnreachable, match="away"):
+        await enqueuer.enqueue_all(batches, answered.extend)
+    assert [each["line"] for each in answered] == list(range(1, BATCH_LINES + 1))
+    assert enqueuer.summary.last_line == BATCH_LINES == len(harness.entries())
