@@ -152,6 +152,7 @@ class Connection:
         commands: list[Command] = [(self._head(script, key_count, keys), *operands)]
         may_repeat = script.is_repeatable
         # A start is not repeated: if its reply was lost, the jobs that it started must be released first.
+        # As `_retry_while_unavailable`, without two coroutines.
         retries = self._retries(0 if name == "start" else self.failover_seconds)
         while True:
             try:

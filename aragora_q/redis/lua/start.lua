@@ -170,10 +170,10 @@ local function start(n, job, state, crashes, is_suspect)
   local created_at = parse_int(state.created_at) and state.created_at or added_at
   redis.call('HSET', job, 'status', 'processing', 'fence', fence, 'attempts', attempts,
     'lease_owner', lease_owner, 'lease_ms', lease_ms, 'created_at', created_at, 'started_at', now_text)
-  local limit, priority = state.max_attempts, state.priority
-  if not parse_int(limit) or state.entry ~= entry_id then
-    limit = parse_int(limit) and limit or max_attempts
-    redis.call('HSET', job, 'max_attempts', limit, 'entry', entry_id)
+  local attempts_limit, priority = state.max_attempts, state.priority
+  if not parse_int(attempts_limit) or state.entry ~= entry_id then
+    attempts_limit = parse_int(attempts_limit) and attempts_limit or max_attempts
+    redis.call('HSET', job, 'max_attempts', attempts_limit, 'entry', entry_id)
   end
   if (priority or stream ~= stream_normal) and (lane_stream(priority) ~= stream or priority and not parse_int(priority)) then
     priority = priority_of(stream)
@@ -187,7 +187,7 @@ local function start(n, job, state, crashes, is_suspect)
   local s = #started + 1
   started[s], status_before[s], is_started[id] = id, state.status or 'pending', true
   reply[3 * s + 1], reply[3 * s + 2] = id, payloads[n]
-  reply[3 * s + 3] = fence .. ' ' .. attempts .. ' ' .. limit .. ' ' .. (crashes > 0 and text(crashes) or '0') .. ' '
+  reply[3 * s + 3] = fence .. ' ' .. attempts .. ' ' .. attempts_limit .. ' ' .. (crashes > 0 and text(crashes) or '0') .. ' '
     .. created_at .. ' ' .. (priority or '0') .. ' ' .. added_at .. ' '
 end
 
