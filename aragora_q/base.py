@@ -127,9 +127,10 @@ def new_job_id() -> str:
         try:
             return _new_ids.pop()
         except IndexError:
-            random = os.urandom(1026)  # three bytes are four letters: nothing is filled up
+            pid, random = os.getpid(), os.urandom(1026)  # three bytes are four letters: none is "="
             text = b2a_base64(random).translate(None, b"+/\n").decode()
-            _new_ids.extend(text[n : n + 18] for n in range(0, len(text) - 17, 18))
+            ids = [text[n : n + 18] for n in range(0, len(text) - 17, 18)]
+            _new_ids.extend(ids if os.getpid() == pid else ())  # a signal's handler may have forked
 
 
 @dataclass(slots=True)

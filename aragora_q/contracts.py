@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 RENEWALS_PER_LEASE = 4
 """Renewals are this many times more frequent than needed, so that some may fail."""
 
+MAX_STARTS = 100
+"""Jobs that one call starts at most."""
+
 MAX_CLOSED_SECONDS = 2.0
 """A gate that opens within this time is waited for."""
 
@@ -539,6 +542,7 @@ class WorkerSession(CheckpointStore, ABC):
     ) -> FetchResult:
         """Start up to `limit` waiting jobs, those of `first_lane` (high, normal or low) first.
 
+        At most MAX_STARTS, whatever the limit.
         Jobs that ask one of `closed_agents` are put off for as many seconds as it has there.
         """
 

@@ -273,7 +273,7 @@ def memory(pid: int, name: str = "VmRSS") -> float:
     """Return the memory of a process in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(name):
-            return int(line.split()[1]) / 1024
+            return int(line.split()[1]) * 1024 / 1e6
     return 0.0
 
 

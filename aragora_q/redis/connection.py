@@ -304,7 +304,10 @@ class Connection:
             embedded.release()
 
     def _head(self, script: Script, key_count: int, keys: Mapping[str, str] | None) -> Head:
-        """Return how a call of `script` begins: as the last one of a single job, for example, did."""
+        """Return the packed beginning of a call, kept while the script's number of keys stays the same.
+
+        With `keys`, which differ between calls, it is not kept.
+        """
         last_count, head = self._heads.get(script.name, (0, None)) if not keys else (0, None)
         if head is None or last_count != key_count:
             command = "EVALSHA_RO" if script.is_read_only else "EVALSHA"

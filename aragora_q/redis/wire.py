@@ -8,6 +8,7 @@ call are there. Used by `dialing.py`, which opens wires, and `pool.py`; raises r
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from contextlib import suppress
 from typing import Any
@@ -49,6 +50,8 @@ class Wire(asyncio.Protocol):
         self._is_lost = self._loop.create_future()
         self.replies: list[Any] = []
         """The replies to the call under way that have arrived."""
+        self.idle_since = 0.0
+        """When its pool last got it back, on the event loop's clock."""
 
     @property
     def is_open(self) -> bool:
@@ -59,6 +62,12 @@ class Wire(asyncio.Protocol):
     def is_usable(self) -> bool:
         """True if it is open and nothing has arrived that was not asked for."""
         return self.is_open and not self._parser.has_data()
+
+    def has_unread(self) -> bool:
+        """Return True if something has arrived, or the connection was closed, since the event loop last ran."""
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     @property
     def is_waiting(self) -> bool:

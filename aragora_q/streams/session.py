@@ -17,6 +17,7 @@ from aragora_q.changes import actor_name
 from aragora_q.config import QueueConfig
 from aragora_q.contracts import (
     MAX_PUT_OFF_SECONDS,
+    MAX_STARTS,
     RENEWALS_PER_LEASE,
     AskedAgent,
     Completed,
@@ -129,7 +130,7 @@ class RedisWorkerSession(WorkerSession):
             "lease_owner": self.identity.lease_owner,
             "instance_id": self.identity.instance_id,
             "lease_ms": self.lease_ms,
-            "limit": min(limit, BATCH_LIMIT),
+            "limit": min(limit, MAX_STARTS),
             "max_bytes": START_BYTES,
             "first_lane": first_lane,
             "max_attempts": self._config.retry_max_attempts,

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from aragora_q.backoff import jittered
 from aragora_q.base import Job
-from aragora_q.contracts import AskedAgent, FetchResult, Gates, WorkerSession
+from aragora_q.contracts import MAX_STARTS, AskedAgent, FetchResult, Gates, WorkerSession
 from aragora_q.errors import SERVER_ERRORS, TRANSIENT_ERRORS, AragoraQError
 from aragora_q.maintenance import MaintenanceLoop, promote_pass
 from aragora_q.observability.logs import get_logger
@@ -51,9 +51,6 @@ PAUSED_SECONDS = 2.0
 
 CLOSED_SECONDS = 1.0
 """How long a worker waits at most, after it put all jobs off that it could have started."""
-
-MAX_BATCH = 128
-"""Jobs that one call may start; one after a call that failed, and twice as many after each success."""
 
 AHEAD_SECONDS = 0.1
 """Jobs block the event loop if the first steps of those that one call started take longer."""
@@ -105,7 +102,9 @@ class Fetcher:
         self._recheck_until = 0.0
         self._is_paused = False
         self._is_empty = False
-        self._max_batch = MAX_BATCH
+        self._max_batch = (
+            MAX_STARTS  # one after a call that failed, twice as many after each success
+        )
         self._launch_seconds = math.inf
         self.last_fetch_at = time.monotonic()
         """When Redis last answered a request for jobs, on the monotonic clock."""
@@ -174,20 +173,24 @@ class Fetcher:
     async def _start_jobs(self) -> FetchResult:
         """Start jobs. While many wait, Redis starts the next ones before these run."""
         limit = self._batch(taken=0)
-        start = partial(self._start, limit)
-        fetched = await self._retry("fetch", start)
-        while 0 < limit == len(fetched.jobs) <= self._batch(limit) and self._may_start_ahead():
-            ahead = asyncio.create_task(self._retry("fetch", start), name="fetch-ahead")
+        fetched = await self._retry("fetch", partial(self._start, limit))
+        while 0 < limit == len(fetched.jobs) and self._may_start_ahead():
+            next_limit = self._batch(taken=limit)
+            if next_limit < limit:
+                break  # rather a larger batch once these jobs run
+            start = self._retry("fetch", partial(self._start, next_limit))
+            ahead = asyncio.create_task(start, name="fetch-ahead")
             await self._launch(fetched.jobs)
             self._note(fetched)
             fetched = await ahead  # also when the worker stops: the reply names jobs to run
+            limit = next_limit
         await self._launch(fetched.jobs)
         return fetched
 
     def _batch(self, taken: int) -> int:
-        """Return how many jobs to start with one call; `taken` of the free slots are for others."""
+        """Return how many jobs to start with one call; `taken` free slots are for those started before."""
         half = -(-self._runner.concurrency // 2)  # Redis starts one half while the other one runs
-        return min(self._runner.free_slots() - taken, half)
+        return min(self._runner.free_slots() - taken, half, MAX_STARTS)
 
     def _may_start_ahead(self) -> bool:
         """Return False also if jobs block the event loop: those started ahead would wait for it."""
@@ -206,7 +209,7 @@ class Fetcher:
         except TRANSIENT_ERRORS:
             self._max_batch = 1  # the reply may be too large for a slow link
             raise
-        self._max_batch = min(2 * self._max_batch, MAX_BATCH)
+        self._max_batch = min(2 * self._max_batch, MAX_STARTS)
         return self._unless_late(fetched, time.monotonic() - sent_at)
 
     async def _launch(self, jobs: Sequence[Job]) -> None:
@@ -276,7 +279,9 @@ class Fetcher:
         _, due_seconds = await self._retry("promote", partial(promote_pass, self._queue))
         if due_seconds is not None and due_seconds <= self._max_retry_delay_seconds:
             return False
-        fetched = await self._start_jobs()  # another worker may have promoted a job meanwhile
+        # What was promoted, perhaps by another worker. By one call: its result says whether a job was started.
+        fetched = await self._retry("fetch", partial(self._start, self._batch(taken=0)))
+        await self._launch(fetched.jobs)
         return fetched.state == "empty" and not self._has_duty()
 
     async def _note_held(self) -> None:
@@ -291,9 +296,9 @@ class Fetcher:
         After a failure all of them; else those started half a lease ago or earlier, because a start
         that was abandoned here may reach the server late. Never while a start is under way.
         """
-        min_idle_seconds = 0 if self._outages.needs_recovery else self._lease_seconds / 2
-        self._needs_orphan_check = False
         is_full = self._outages.needs_recovery
+        min_idle_seconds = 0 if is_full else self._lease_seconds / 2
+        self._needs_orphan_check = False
         if is_full:
             self._recheck_until = time.monotonic() + 1.5 * self._lease_seconds
         self._outages.recovered()

@@ -4,7 +4,7 @@ import pytest
 
 from aragora_q.base import Job, JobStatus
 from aragora_q.contracts import Completed
-from aragora_q.errors import InvalidPayload, QueueFull
+from aragora_q.errors import AragoraQError, InvalidPayload, QueueFull
 from aragora_q.status import BACKSTOP_MS
 
 
@@ -132,3 +132,36 @@ async def test_many_jobs_take_few_calls(new_harness):
     assert all(told.created for told in await harness.queue.enqueue_many(jobs))
     assert harness.redis.info("commandstats")["cmdstat_evalsha"]["calls"] == 10
     assert [fields["id"] for _, fields in harness.entries()] == ["first", *(j.id for j in jobs)]
+
+
+@pytest.mark.parametrize(
+    "extras",
+    ["x", "5", "null", '{"hold": null}', '{"hold": 5}', '{"agents": {}}', '{"source": true}',
+     '{"tick": "x"}', '{"tick": "{}"}', '{"tick": {}}', '{"tick": "[1]"}',
+     '{"tick": "{\\"schedule\\": \\"s\\", \\"by\\": \\"\\", \\"reason\\": \\"\\", \\"at\\": \\"1\\"}"}'],
+)  # fmt: skip
+async def test_malformed_extras_refuse_one_job(harness, extras):
+    """What this client does not send changes nothing, and does not keep the other jobs of the call out."""
+    key, fields = harness.queue.check(Job({}, id="bad"))
+    items = [
+        harness.queue.check(Job({}, id="a")),
+        (key, fields._replace(extras=extras.encode())),
+        harness.queue.check(Job({}, id="b")),
+    ]
+    statuses = await harness.queue.connection.run("enqueue", items, max_backlog=0)
+    assert statuses == [b"created", b"refused", b"created"]
+    assert not list(harness.redis.scan_iter(match=f"{key}*"))
+    assert harness.counters()["enqueued"] == 2
+
+
+async def test_an_error_halfway_leaves_no_job_unannounced(harness):
+    """Where a key has another type, the jobs before the one that needs it are counted, announced and run."""
+    harness.redis.set(harness.keys.members("tenant:t"), "x")
+    with pytest.raises(AragoraQError, match="WRONGTYPE"):
+        await harness.queue.enqueue_many([Job({}, id="a"), Job({}, id="b", tenant="t")])
+    assert harness.counters()["enqueued"] == 1
+    assert harness.redis.llen(harness.keys.bell) == 1
+    [(_, event)] = harness.redis.xrange(harness.keys.events)
+    assert (event["event"], event["ids"]) == ("enqueued", "a")
+    assert await harness.queue.get_job("b") is None
+    harness.redis.delete(harness.keys.members("tenant:t"))

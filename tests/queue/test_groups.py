@@ -572,3 +572,16 @@ async def test_damaged_counts_stop_no_transition(harness, value):
             await change(harness)
         assert await harness.queue.get_status("a") == status, move
         _wipe(harness)
+
+
+async def test_an_expired_id_that_is_held_anew_leaves_its_group(harness):
+    """Labels outlive an expired job; a new one with its id, held and without labels, is not in its group."""
+    await harness.queue.enqueue_many([Job({}, id=each, group="g") for each in ("old", "live")])
+    await harness.queue.cancel("old")
+    harness.redis.delete(harness.keys.job("old"))
+    await harness.queue.enqueue_many([Job({}, id="old")], hold="ask")
+    await harness.queue.seal_group("g")
+    await harness.queue.cancel("live")
+    group = await harness.queue.get_group("g")
+    assert {name: n for name, n in group.counts.items() if n} == {"cancelled": 1, "purged": 1}
+    assert group.ended_at is not None

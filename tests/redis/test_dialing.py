@@ -5,8 +5,11 @@ import signal
 import socket
 import subprocess
 import threading
+import time
+from contextlib import closing
 
 import pytest
+import redis
 import uvloop
 from support import processes
 from support.executors import succeed
@@ -18,6 +21,7 @@ from support.workers import wait_until_registered
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
 from aragora_q.errors import RedisUnreachable
+from aragora_q.redis.pool import FRESH_SECONDS
 from aragora_q.streams.queue import RedisStreamsQueue, create_redis_queue
 
 LOOPS = pytest.mark.parametrize(
@@ -346,3 +350,18 @@ def test_a_look_up_at_the_limit_on_threads_is_not_waited_for(
 
 def _refuse_thread(_thread):
     raise RuntimeError("can't start new thread")
+
+
+@LOOPS
+def test_a_connection_that_was_closed_between_two_runs_of_the_loop_is_replaced(redis_url, loop):
+    """Programs without an event loop run one for each call, and it reads nothing in between."""
+    queue = RedisStreamsQueue(QueueConfig(redis_url=redis_url))
+    runner = loop()
+    runner.run_until_complete(queue.enqueue(Job({}, id="a")))
+    with closing(redis.Redis.from_url(redis_url)) as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+        time.sleep(2 * FRESH_SECONDS)
+        runner.run_until_complete(queue.enqueue(Job({}, id="b")))
+        assert client.hget(queue.connection.keys.counters, "enqueued") == b"2"
+    runner.run_until_complete(queue.close())
+    runner.close()

@@ -134,3 +134,20 @@ async def test_burst_runs_what_another_process_promotes_last(new_harness, worker
     await asyncio.wait_for(worker.task, 10)
     for name in names:
         assert await harness.queue.get_status(name) is JobStatus.COMPLETED
+
+
+@pytest.mark.parametrize("concurrency", [1, 2, 4])
+async def test_burst_waits_for_what_its_last_look_started(new_harness, worker_pool, concurrency):
+    """However many of its slots the jobs fill that were promoted at the end."""
+    harness = new_harness(retry_base_delay=0.1, **LONG_LEASE)
+    for n in range(-(-concurrency // 2)):
+        await harness.enqueue(f"flaky-{n}")
+
+    async def executor(job):
+        if job.attempts < 3:
+            raise RuntimeError("not yet")
+        return {}
+
+    worker = worker_pool.start(harness, executor, burst=True, max_concurrent=concurrency)
+    await worker.task
+    assert harness.counters()["completed"] == -(-concurrency // 2)

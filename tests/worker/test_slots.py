@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from support.executors import succeed
@@ -14,6 +15,7 @@ from support.workers import (
 )
 
 from aragora_q.base import Job, JobStatus
+from aragora_q.contracts import MAX_STARTS
 from aragora_q.redis.connection import Connection
 from aragora_q.worker import fetcher
 
@@ -116,6 +118,55 @@ async def test_jobs_that_block_the_loop_keep_no_others_waiting(
     order = await _order_of_starts(new_harness(**LONG_LEASE), worker_pool)
     assert "receive run" in order
     assert "receive send" not in order
+
+
+async def test_starts_grow_with_the_free_slots(new_harness, worker_pool):
+    """A backlog that begins while few slots are free is not started in small batches to its end."""
+    harness, gate, limits = new_harness(**LONG_LEASE), asyncio.Event(), []
+
+    async def executor(job):
+        if job.id.startswith("long"):
+            await gate.wait()
+        return {}
+
+    worker = worker_pool.start(harness, executor, max_concurrent=20)
+    start = worker._session.start
+
+    async def noted(limit, **options):
+        limits.append(limit)
+        if limit == 2:
+            gate.set()
+            await wait_until(lambda: worker._runner.free_slots() == 20)
+        return await start(limit, **options)
+
+    await harness.queue.enqueue_many([Job({}, id=f"long{n}") for n in range(18)])
+    await wait_until(lambda: worker._runner.free_slots() == 2)
+    worker._session.start = noted
+    ids = [f"j{n}" for n in range(100)]
+    await harness.queue.enqueue_many([Job({}, id=each) for each in ids])
+    await harness.wait_for_end(*ids)
+    assert limits[:4] == [2, 10, 10, 10]
+
+
+async def test_many_slots_are_filled_ahead_too(new_harness, worker_pool):
+    """A call starts a hundred jobs at most, which is less than half of these slots."""
+    harness, order = new_harness(**LONG_LEASE), []
+
+    async def executor(_job):
+        order.append("run")
+        return {}
+
+    worker = worker_pool.start(harness, executor, max_concurrent=300, burst=True)
+    start = worker._session.start
+
+    async def noted(limit, **options):
+        order.append(limit)
+        return await start(limit, **options)
+
+    worker._session.start = noted
+    await harness.queue.enqueue_many([Job({}) for _ in range(1_000)])
+    await worker.task
+    assert (MAX_STARTS, MAX_STARTS) in pairwise(order)
 
 
 async def test_stop_runs_what_was_started_ahead(new_harness, worker_pool):

@@ -9,8 +9,8 @@
 -- `record` is the payload, a newline, and the result, which has none, unlike a payload of another program.
 
 -- Most jobs end here, so this does the same as `finish` and `drop_entry` in fewer commands, per batch. What is kept of a
--- completed job's hash is what readers cannot know otherwise: a first attempt is not said to be one, nor when it started
--- if that is the fence, nor which instance of the worker it was.
+-- completed job's hash is what readers cannot know otherwise. Left out are `attempts` if it is 1, `started_at` if it
+-- equals the fence, and the instance of the worker.
 local ttl = text(retention_ms + BACKSTOP_MS)
 local results, completed_ids, failed_ids, index_args, parts, entries, refused = {}, {}, {}, {}, {}, {}, 0
 local taken = {}  -- number of jobs by their buckets in `durations`

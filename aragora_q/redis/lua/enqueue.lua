@@ -34,11 +34,14 @@ local results, created, labeled, uncreated, ticks = {}, {}, {}, {}, nil
 local NONE = {}
 for n = 1, items do
   local job, id, payload, terms, job_labels, extras = item(n)
-  local is_object, extra = true, NONE
+  local is_valid, extra = true, NONE
   if extras ~= '' then
-    is_object, extra = pcall(cjson.decode, extras)
-    is_object = is_object and type(extra) == 'table'
-    if not is_object then extra = NONE end
+    is_valid, extra = pcall(cjson.decode, extras)
+    is_valid = is_valid and type(extra) == 'table'
+    for _, name in ipairs({'hold', 'agents', 'source', 'tick'}) do
+      is_valid = is_valid and (extra[name] == nil or type(extra[name]) == 'string')
+    end
+    if not is_valid then extra = NONE end
   end
   local agents, tick = extra.agents or '', extra.tick
   local lack = extra.source and find_seeds(job, id, extra.source)
@@ -53,7 +56,7 @@ for n = 1, items do
   if result then
     -- The schedule does not want it.
   elseif #payload + #agents > MAX_DATA_BYTES or #id > MAX_JOB_ID_CHARS or #job_labels > MAX_LABELS_BYTES
-    or not priority or not is_object then
+    or not priority or not is_valid then
     result = 'refused'
   elseif uncreated[id] then
     result = 'exists'
@@ -95,10 +98,10 @@ for n = 1, items do
     end
     if job_labels == '' and extra == NONE and #uncreated == 0 then
       create_job(job, id, payload, priority, delay_ms, max_attempts)
+      created[#created + 1] = id
     else
       uncreated[#uncreated + 1], uncreated[id] = {job, id, payload, extra, priority, delay_ms, max_attempts}, true
     end
-    created[#created + 1] = id
     if not extra.hold then waiting = waiting + 1 end
     result = 'created'
   end
@@ -107,29 +110,40 @@ for n = 1, items do
     ticks.add(job, id, tick, result == 'created')
   end
 end
-if #labeled > 0 then get_groups().label(labeled) end
-for key, fields in pairs(records) do
-  local reply = redis.pcall('HSET', key, unpack(fields))
-  if type(reply) == 'table' then  -- a key of another type
-    get_groups().unlabel(labeled)
-    error(reply)
-  end
-  redis.call('PEXPIRE', key, EXPERIMENT_MS)
+
+local is_complete, failure = true, nil
+if #uncreated > 0 or ticks then
+  is_complete, failure = pcall(function()
+    if #labeled > 0 then get_groups().label(labeled) end
+    for key, fields in pairs(records) do
+      local reply = redis.pcall('HSET', key, unpack(fields))
+      if type(reply) == 'table' then
+        get_groups().unlabel(labeled)
+        error(reply)
+      end
+      redis.call('PEXPIRE', key, EXPERIMENT_MS)
+    end
+    for _, each in ipairs(uncreated) do
+      local job, id, payload, extra, priority, delay_ms, max_attempts = unpack(each)
+      if extra.source then write_seeds(job, extra.source) end
+      if extra.hold then
+        create_held(job, id, payload, priority, delay_ms, max_attempts, extra.hold)
+        held_ids[#held_ids + 1] = id
+      else
+        create_job(job, id, payload, priority, delay_ms, max_attempts)
+      end
+      created[#created + 1] = id
+    end
+    if ticks then ticks.settle() end
+  end)
 end
-for _, each in ipairs(uncreated) do
-  local job, id, payload, extra, priority, delay_ms, max_attempts = unpack(each)
-  if extra.source then write_seeds(job, extra.source) end
-  if extra.hold then
-    create_held(job, id, payload, priority, delay_ms, max_attempts, extra.hold)
-    held_ids[#held_ids + 1] = id
-  else
-    create_job(job, id, payload, priority, delay_ms, max_attempts)
-  end
-end
-if ticks then ticks.settle() end
 count('enqueued', #created)
 count('held', #held_ids)
 publish_event('enqueued', created)
 publish_event('held', held_ids)
-finish_call()
-return results
+if is_complete then
+  finish_call()
+  return results
+end
+ring_bell()  -- for those before the one that failed, as a key of another type lets it
+error(failure)

@@ -305,7 +305,7 @@ local function create_groups()
   return {
     label = label, unlabel = unlabel, is_sealed = is_sealed, is_taken = is_taken, read_then = read_then,
     enqueue_then = enqueue_then, end_group = end_group, delete_group = delete_group, update_group = update_group,
-    count_moves = count_moves, post = post,
+    count_moves = count_moves, post = post, unlabel_deleted = unlabel_deleted,
   }
 end
 
@@ -319,6 +319,7 @@ end
 -- Count what moved in groups, once the labels of all jobs that moved are known; report ends to the webhooks that the
 -- labels name.
 local function count_in_groups(retention_ms)
+  if #deleted > 0 then get_groups().unlabel_deleted() end  -- a job with the same id is another one
   local ids, messages = {}, {}
   for n = 1, #moves, 3 do ids[#ids + 1] = moves[n] end
   for n, job_labels in ipairs(labels_of(ids)) do

@@ -17,11 +17,18 @@ end
 local function create_ticks()  -- rare
   local done = {}
 
-  -- Why the job of a tick is not enqueued: past | paused | changed (times in between may have a job by now); nil if it
-  -- is to be.
+  -- Why the job of a tick is not enqueued: refused (malformed) | past | paused | changed (times in between may have a job
+  -- by now); nil if it is to be.
   local function refuse(tick)
-    local of = cjson.decode(tick)
+    local is_json, of = pcall(cjson.decode, tick)
+    if not is_json or type(of) ~= 'table' then return 'refused' end
+    for _, name in ipairs({'schedule', 'by', 'reason'}) do
+      if type(of[name]) ~= 'string' then return 'refused' end
+    end
     if not of.at then return nil end
+    for _, name in ipairs({'at', 'next', 'last', 'missed'}) do
+      if type(of[name]) ~= 'number' then return 'refused' end
+    end
     local last, pause = unpack(redis.call('HMGET', schedules, 'last:' .. of.schedule, 'paused:' .. of.schedule))
     last = parse_time(last) or 0
     if last >= of.at then return 'past' end
