@@ -41,7 +41,7 @@ from aragora_q.process import child_environment
 from aragora_q.streams.queue import RedisStreamsQueue
 
 SERVERS = ("redis-server", "valkey-server")
-STOP_SECONDS, RUN_SECONDS = 60.0, 600.0
+START_SECONDS, STOP_SECONDS, RUN_SECONDS = 20.0, 60.0, 600.0
 BATCH, CONCURRENCY, WARM_UP_JOBS, ENQUEUE_JOBS = 100, 100, 500, 10_000
 PAUSE_SECONDS = 0.005
 """Between two jobs of the latency measurement: the client and the worker are both waiting again."""
@@ -129,7 +129,12 @@ class Result:
         ]
 
 
-HEAD = ["measurement", "aragora-q", "baseline", "ratio or value", "range"]
+HEAD = ["measurement", "aragora-q", "baseline", "ratio", "range"]
+LEGEND = (
+    "The ratio is the median over repetitions of aragora-q / baseline; higher is better for rates, "
+    "lower for latencies. The baseline is the least that a queue on Redis Streams can do, written by hand: "
+    "docs/performance.md describes it."
+)
 
 
 def _number(value: float) -> str:
@@ -159,7 +164,8 @@ def free_port() -> int:
 class Testbed:
     """A private server, pinned to one CPU, and workers, pinned to another.
 
-    The server keeps no file, unless `options` of the server program say so.
+    The server keeps no file, unless `options` of the server program say so. Raises ConfigError if the
+    program does not start as a server.
     """
 
     def __init__(self, program: str, *options: str) -> None:
@@ -168,18 +174,43 @@ class Testbed:
         self._directory = Path(tempfile.mkdtemp(prefix="aragora-q-bench-"))
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
-        self._server = self._start(
-            program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
-            "--dir", str(self._directory), *options, cpu=self._cpus[0],
-        )  # fmt: skip
-        # The server is not ready yet: the first command is retried for 20 s.
-        retry = redis.backoff.ConstantBackoff(0.02), 1_000
-        self.client: Any = redis.Redis(port=self.port, protocol=2, retry=redis.retry.Retry(*retry))
+        no_retry = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
+        self.client: Any = redis.Redis(port=self.port, protocol=2, retry=no_retry)
+        self._server: subprocess.Popen[bytes] | None = None
         try:
-            self.client.ping()
+            self._server = self._start(
+                program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+                "--dir", str(self._directory), *options, cpu=self._cpus[0],
+            )  # fmt: skip
+            self.server = self._wait_for_server(self._server)
+        except OSError as error:
+            self.close()
+            raise self._no_server(error.strerror or str(error)) from None
         except BaseException:
             self.close()
             raise
+
+    def _wait_for_server(self, process: subprocess.Popen[bytes]) -> str:
+        """Return the name and version of the server when it answers. Raises ConfigError if it never does."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                info = self.client.info("server")
+            except redis.RedisError as error:
+                if process.poll() is not None:
+                    said = (self._directory / "log").read_text(errors="replace").split("\n")
+                    last = next(filter(str.strip, reversed(said)), "")[:200]
+                    code = f"it ended with exit code {process.returncode}"
+                    raise self._no_server(f"{code}: {last}" if last else code) from None
+                if time.monotonic() > deadline:
+                    raise self._no_server(f"it does not answer: {error}") from None
+                time.sleep(POLL_SECONDS)
+            else:
+                version = info.get("valkey_version")
+                return f"Valkey {version}" if version else f"Redis {info['redis_version']}"
+
+    def _no_server(self, reason: str) -> ConfigError:
+        return ConfigError(f"`{self.program}` did not start as a Redis server: {reason}")
 
     def _start(self, *command: str, cpu: int) -> subprocess.Popen[bytes]:
         """Start a process in a new session: signals reach its children, too."""
@@ -247,7 +278,8 @@ class Testbed:
     def close(self) -> None:
         """Stop the server and delete its data."""
         self.client.close()
-        _stop(self._server)
+        if self._server:
+            _stop(self._server)
         shutil.rmtree(self._directory, ignore_errors=True)
 
 

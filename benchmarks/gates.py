@@ -26,10 +26,10 @@ Costs = tuple[float, float]
 """CPU time per call: the server's in µs, the worker's in ms."""
 
 
-def results(costs: list[Costs]) -> Iterator[Result]:
+def results(costs: list[Costs], calls: int) -> Iterator[Result]:
     """Yield the costs as results."""
     servers, workers = zip(*costs, strict=True)
-    title = f"acquire + settle, 2 budgets, {IN_FLIGHT:,} calls in flight"
+    title = f"acquire + settle, 2 budgets, {min(calls, IN_FLIGHT):,} calls in flight"
     yield Result("gates_server", f"Redis CPU, {title}", "µs", servers)
     yield Result("gates_worker", f"worker CPU, {title}", "ms", workers)
 

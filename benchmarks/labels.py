@@ -58,14 +58,15 @@ Costs = dict[str, float]
 T = TypeVar("T")
 
 
-def results(samples: dict[str, list[Costs]], calls: str) -> Iterator[Result]:
+def results(samples: dict[str, list[Costs]], calls: str, large_group: int) -> Iterator[Result]:
     """Yield what a whole life, the enqueue and the costliest other transition cost, as ratios."""
     others = [step for step in samples["bare"][0] if step != "enqueue"]
-    for name, ours, floor in (("labels", "small", "bare"), ("group", "large", "small")):
-        pairs = list(zip(samples[ours], samples[floor], strict=True))
+    for name, ours, baseline in (("labels", "small", "bare"), ("group", "large", "small")):
+        pairs = list(zip(samples[ours], samples[baseline], strict=True))
         costliest = max(others, key=lambda step: median(a[step] / b[step] for a, b in pairs))
         for part, steps in (("life", LIFE), ("enqueue", ("enqueue",)), ("other", (costliest,))):
-            of = "with / without labels" if name == "labels" else "group of 100,000 / 10"
+            groups = f"group of {large_group:,} / {SMALL_GROUP}"
+            of = "with / without labels" if name == "labels" else groups
             yield Result(
                 f"{name}_{calls}_{part}",
                 f"Redis CPU, {' + '.join(steps)}, {calls} calls, {of}",

@@ -317,14 +317,14 @@ def label_costs(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
             samples = uvloop.run(
                 labels.measure(testbed, sizes.label_windows, jobs, size, sizes.large_group)
             )
-        yield from labels.results(samples, calls)
+        yield from labels.results(samples, calls, sizes.large_group)
 
 
 def gate_costs(testbed: Testbed, sizes: Sizes) -> Iterator[Result]:
     """Measure what a paid call costs the server and the worker."""
     with testbed.pinned():
         costs = uvloop.run(gates.measure(testbed, sizes.label_windows, sizes.gate_calls))
-    yield from gates.results(costs)
+    yield from gates.results(costs, sizes.gate_calls)
 
 
 @contextmanager

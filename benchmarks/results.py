@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aragora_q.bench import HEAD, Result
 from benchmarks.targets import TARGETS
 
 TITLE = """# Results
 
-Written by `make bench` (`python -m benchmarks.run [SERVER]`): one section for each server it was run on.
+Written by `make bench` (`python -m benchmarks.run --server PATH`): one section for each server it was run on.
 [docs/performance.md](../docs/performance.md) explains the measurements.
 """
 
@@ -19,16 +21,20 @@ def cells(result: Result) -> list[str]:
     return [*result.cells(), *judged]
 
 
-def table(rows: list[list[str]]) -> str:
-    """Return a Markdown table of `cells`."""
-    head = [*HEAD, "required / goal", "met"]
+def table(found: Sequence[Result], *, with_verdicts: bool = True) -> str:
+    """Return a Markdown table of results."""
+    head = [cell if cell != "ratio" else "ratio or value" for cell in HEAD]
+    rows = [result.cells() for result in found]
+    if with_verdicts:
+        head += ["required / goal", "met"]
+        rows = [cells(result) for result in found]
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def with_section(page: str, section: str) -> str:
-    """Return `page` with the section of the same heading replaced or appended."""
+    """Return `page` with its title renewed, and the section of the same heading replaced or appended."""
     heading = section.splitlines()[0]
-    head, *sections = page.split("\n## ")
+    _, *sections = page.split("\n## ")
     kept = [f"## {text}" for text in sections if f"## {text}".splitlines()[0] != heading]
-    return "\n".join([head.rstrip() + "\n", *(text.rstrip() + "\n" for text in kept), section])
+    return "\n".join([TITLE, *(text.rstrip() + "\n" for text in kept), section])

@@ -12,6 +12,7 @@ import typer
 from aragora_q import process
 from aragora_q.cli import output
 from aragora_q.cli.options import AsJson
+from aragora_q.formats import count
 
 EPILOG = """\b
 Examples:
@@ -20,7 +21,7 @@ Examples:
 
 \b
 Exit codes:
-  0 measured   2 usage   78 no server program found
+  0 measured   2 usage   78 no server program, or it does not start
 """
 
 
@@ -44,12 +45,13 @@ def bench(
     Takes one to two minutes. Starts a private server, which is pinned to one CPU; clients and workers
     are pinned to another. Your servers and queues are not used.
     """
-    from aragora_q.bench import HEAD, Testbed, find_server, run
+    from aragora_q.bench import HEAD, LEGEND, Testbed, find_server, run
 
     program = find_server(server)
-    output.info(f"measuring on {program}, load average {os.getloadavg()[0]:.1f}")
     rows = []
     with process.interruptible(), closing(Testbed(program)) as testbed:
+        load = os.getloadavg()[0]
+        output.info(f"measuring on {testbed.server} ({program}), load average {load:.1f}")
         for result in run(testbed, repeats):
             rows.append(result.cells())
             if as_json:
@@ -68,3 +70,5 @@ def bench(
                 output.info(f"  {result.title}: {rows[-1][3]}")
     if not as_json:
         output.table(HEAD, rows)
+        summary = f"{testbed.server}, {count(repeats, 'repetition')}. {LEGEND}"
+        output.lines(["", *output.wrapped(summary)])

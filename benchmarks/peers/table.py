@@ -42,15 +42,16 @@ class Peer:
     look_exit: int = 0
 
 
-FLOOR = "floor"
+BASELINE = "baseline"
+NO_BULK = "a call that sends many jobs in one round trip"
 PEERS = {
-    FLOOR: Peer(
+    BASELINE: Peer(
         install=project,
-        client="python client.py with_floor",
-        worker="python with_floor.py",
-        look="python client.py with_floor one 1",
+        client="python client.py with_baseline",
+        worker="python with_baseline.py",
+        look="python client.py with_baseline one 1",
         drain_jobs=40_000,
-        settings="batches of 100",
+        settings="batches of 100; uvloop",
         facts=None,
     ),
     "aragora-q": Peer(
@@ -60,12 +61,12 @@ PEERS = {
         "--concurrency 100",
         look="python -m aragora_q stats --redis-url {url}",
         drain_jobs=40_000,
-        settings="100 slots",
+        settings="100 slots; uvloop",
         facts=Facts(
             acknowledged="yes; a killed worker's job runs again when its lease (60 s) ends",
             kept="status and result, 7 days",
             retries="yes, by default",
-            lacks="functions as jobs: an executor is given debates; workers that are not asyncio",
+            lacks="functions as jobs: one executor per worker gets a JSON object; workers that are not asyncio",
             sources=("reliability.md", "how-it-works.md"),
         ),
     ),
@@ -75,7 +76,8 @@ PEERS = {
         worker="rq worker --url {url} --worker-class rq.worker.SimpleWorker --quiet",
         look="rq info --url {url}",
         drain_jobs=2_000,
-        settings="`SimpleWorker`, which does not fork and is not recommended for production; one job at a time",
+        settings="`SimpleWorker`, which does not fork; RQ recommends it only for short, trusted jobs; "
+        "one job at a time",
         facts=Facts(
             acknowledged="yes, but a killed worker's job fails; it runs again if enqueued with `retry`",
             kept="status and result, 500 s",
@@ -95,13 +97,13 @@ PEERS = {
         look="arq --check with_arq.Worker",
         look_exit=1,  # no worker is there
         drain_jobs=2_000,
-        settings="100 jobs at once, polls every 10 ms (0.5 s), jobs not logged",
+        settings="100 jobs at once, polls every 10 ms (0.5 s), jobs not logged; uvloop in the client",
         bulk=False,
         facts=Facts(
             acknowledged="yes; a killed worker's job runs again after its `timeout` (300 s)",
             kept="status and result, 1 hour",
             retries="if the job raises `Retry`, or the worker stops",
-            lacks="a bulk call; waiting for jobs without polling",
+            lacks=f"{NO_BULK}; waiting for jobs without polling",
             sources=("https://arq-docs.helpmanual.io/",),
         ),
     ),
@@ -112,13 +114,13 @@ PEERS = {
         look="saq --check with_saq.settings",
         look_exit=1,  # no worker is there
         drain_jobs=4_000,
-        settings="100 jobs at once, not logged",
+        settings="100 jobs at once, not logged; uvloop in the client",
         bulk=False,
         facts=Facts(
             acknowledged="yes, but a killed worker's job is aborted; it runs again with `retries` above 1",
             kept="status and result, 600 s",
             retries="with `retries`",
-            lacks="a bulk call",
+            lacks=NO_BULK,
             sources=("https://saq-py.readthedocs.io/en/latest/job.html",),
         ),
     ),
@@ -134,7 +136,7 @@ PEERS = {
             acknowledged="**no**: a killed worker's job is lost",
             kept="result until it is read; None is not kept",
             retries="with `retries`",
-            lacks="a bulk call; the status of a running job",
+            lacks=f"{NO_BULK}; the status of a running job",
             sources=("https://huey.readthedocs.io/en/latest/consumer.html#consumer-shutdown",),
         ),
     ),
@@ -145,14 +147,16 @@ PEERS = {
         "--without-gossip --without-mingle --without-heartbeat",
         look="python client.py with_celery one 1",
         drain_jobs=2_000,
-        settings="`task_acks_late`, 10 threads, prefetch of 100 each, no gossip, jobs not logged",
+        settings="`task_acks_late`, `task_reject_on_worker_lost`, `worker_prefetch_multiplier=100`; "
+        "`--pool threads --concurrency 10 --without-gossip --without-mingle --without-heartbeat`; "
+        "jobs not logged (`--loglevel WARNING`)",
         bulk=False,
         facts=Facts(
             acknowledged="**not by default**; measured with `task_acks_late`: a killed worker's job runs again "
             "after the visibility timeout (1 hour)",
             kept="nothing; with a result backend, both",
             retries="with `autoretry_for`, or if the job calls `retry`",
-            lacks="a bulk call",
+            lacks=NO_BULK,
             sources=(
                 "https://docs.celeryq.dev/en/stable/userguide/tasks.html#Celery.app.task.Task.acks_late",
                 "https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html",
@@ -171,7 +175,7 @@ PEERS = {
             acknowledged="yes; a killed worker's job runs again after 60 s",
             kept="nothing; with the middleware `Results`, the result",
             retries="yes, by default",
-            lacks="a bulk call; status; waiting for jobs without polling",
+            lacks=f"{NO_BULK}; status; waiting for jobs without polling",
             sources=(
                 "https://dramatiq.io/advanced.html#message-persistence",
                 "https://dramatiq.io/guide.html#message-retries",
@@ -185,13 +189,14 @@ PEERS = {
         "--log-level WARNING",
         look="python client.py with_taskiq one 1",
         drain_jobs=8_000,
-        settings="`RedisStreamBroker`, one process, 100 jobs at once, prefetch of 100, jobs not logged",
+        settings="`RedisStreamBroker`, one process, 100 jobs at once, prefetch of 100, jobs not logged; "
+        "uvloop",
         bulk=False,
         facts=Facts(
             acknowledged="yes; a killed worker's job runs again after 10 minutes",
             kept="nothing; with a result backend, the result",
             retries="with a middleware",
-            lacks="a bulk call; deleting finished jobs: the stream grows, unless `maxlen` cuts it",
+            lacks=f"{NO_BULK}; deleting finished jobs: the stream grows, unless `maxlen` cuts it",
             sources=(
                 "https://github.com/taskiq-python/taskiq-redis",
                 "https://taskiq-python.github.io/guide/cli.html",
@@ -256,7 +261,7 @@ PEERS = {
         worker="sidekiq --require ./with_sidekiq.rb --concurrency 10 --environment production",
         look="sidekiqmon",
         drain_jobs=8_000,
-        settings="Ruby, as Debian has it; 10 threads, jobs not logged",
+        settings="Ruby; an old release, which Debian has; 10 threads, jobs not logged",
         facts=Facts(
             acknowledged="**no**: a killed worker's job is lost (the paid Pro edition keeps it)",
             kept="nothing of a job that succeeds",

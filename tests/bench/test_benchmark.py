@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import subprocess
 import sys
 from functools import partial
 from statistics import median
@@ -48,17 +49,69 @@ def test_jobs_and_results_have_the_sizes_that_the_page_names():
 
 @pytest.mark.parametrize("options", [["--quick"], ["--only", "single"], []])
 def test_only_a_whole_run_is_written(options, monkeypatch, tmp_path, capsys):
-    """What is run in part, or only to see whether it runs, is printed."""
+    """The table is printed once; of a run in part, or only to see whether it runs, nothing is written."""
     single = {"single": measurements.MEASUREMENTS["single"]}
     monkeypatch.setattr(measurements, "MEASUREMENTS", single)
     monkeypatch.setattr(measurements, "Sizes", lambda: measurements.QUICK)
     monkeypatch.setattr(run, "PAGE", page := tmp_path / "RESULTS.md")
-    monkeypatch.setattr(sys, "argv", ["run", str(servers.any_server()), *options])
+    monkeypatch.setattr(sys, "argv", ["run", *options, "--server", str(servers.any_server())])
     run.main()
     row = f"| {bench.TITLES['single'][0]} | "
-    assert (row in capsys.readouterr().out) == bool(options)
+    printed = capsys.readouterr()
+    assert printed.out.count(bench.TITLES["single"][0]) == 1
+    assert bench.TITLES["single"][0] in printed.err
+    assert row in printed.out
+    assert "1 repetition in " in printed.out
     assert page.exists() == (not options)
     assert options or (page.read_text().startswith(results.TITLE) and row in page.read_text())
+
+
+def test_a_quick_run_gives_no_verdict(monkeypatch, capsys):
+    """It says what it is for instead, and its titles have its own sizes."""
+    names = ("labels", "gates")
+    found = {name: measurements.MEASUREMENTS[name] for name in names}
+    monkeypatch.setattr(measurements, "MEASUREMENTS", found)
+    command = ["run", "--quick", "--server", str(servers.any_server())]
+    monkeypatch.setattr(sys, "argv", command)
+    run.main()
+    printed = capsys.readouterr().out
+    assert f"\n{run.QUICK_NOTE}\n" in printed
+    assert "required" not in printed
+    assert "group of 200 / 10" in printed
+    assert "20 calls in flight" in printed
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("/bin/true", "it ended with exit code 0"),
+        (sys.executable, "it ended with exit code 2: "),
+        ("not-a-program", "Exec format error"),
+    ],
+)
+def test_a_program_that_is_no_server_is_an_error_of_one_line(program, reason, tmp_path):
+    """Of both commands, with the exit code of a wrong setting."""
+    (tmp_path / "not-a-program").write_bytes(b"\0")
+    (tmp_path / "not-a-program").chmod(0o700)
+    path = str(tmp_path / program)  # an absolute path stays as it is
+    text = f"error: `{path}` did not start as a Redis server: {reason}"
+    for module, *arguments in (["aragora_q", "bench"], ["benchmarks.run"]):
+        command = [sys.executable, "-m", module, *arguments, "--server", path]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == ConfigError.exit_code
+        [line] = done.stderr.splitlines()
+        assert text in line
+
+
+def test_command_explains_its_table(monkeypatch, capsys):
+    """What a ratio is, which direction is better, the baseline, and the server's name and version."""
+    monkeypatch.setattr(bench, "run", partial(bench.run, measurements={bench.single: 20}))
+    bench_command(server=str(servers.any_server()), repeats=1)
+    table, _, legend = capsys.readouterr().out.partition("\n\n")
+    assert table.splitlines()[0].split() == bench.HEAD
+    legend = " ".join(legend.split())
+    assert re.match(r"(Redis|Valkey) \d+\.\S+, 1 repetition\. ", legend)
+    assert legend.endswith(bench.LEGEND)
 
 
 def test_model_calls_are_compared_with_a_client_written_by_hand():

@@ -8,10 +8,10 @@ import sys
 import pytest
 from support.paths import ROOT
 
-from benchmarks.peers import page
+from benchmarks.peers import __main__, page
 from benchmarks.peers.installing import PROGRAMS
 from benchmarks.peers.measuring import RUN
-from benchmarks.peers.table import FLOOR, PEERS
+from benchmarks.peers.table import BASELINE, PEERS
 
 SAMPLES = {
     "version": "1.2.3", "single": [1000, 3000, 2000], "bulk": [90_000], "drain": [30_000],
@@ -21,7 +21,7 @@ SAMPLES = {
 
 
 def results(**queues):
-    return {"conditions": "One day.", "queues": {FLOOR: SAMPLES, **queues}}
+    return {"conditions": "One day.", "queues": {BASELINE: SAMPLES} | queues}
 
 
 def row(name, text):
@@ -35,14 +35,14 @@ def test_the_page_shows_what_was_recorded():
     assert page.with_tables(text, json.loads(page.RESULTS.read_text())) == text
 
 
-def test_a_row_has_medians_of_ratios_and_the_floor_has_rates():
+def test_a_row_has_medians_of_ratios_and_the_baseline_has_rates():
     """A queue without a bulk call has none; what processes share is counted once beside the sum."""
     ratios = SAMPLES | {"single": [0.5, 0.7, 0.6], "drain": [0.25], "processes": 2}
     text = page.render(results(arq=ratios))
-    assert row(FLOOR, text)[2:6] == ["2,000/s", "90,000/s", "30,000/s", "2.0 / 3.0 ms"]
+    assert row(BASELINE, text)[2:6] == ["2,000/s", "90,000/s", "30,000/s", "2.0 / 2.9 ms"]
     assert row("arq", text) == [
-        "arq", "1.2.3", "0.6", "none", "0.25", "2.0 / 3.0 ms", "10.0 x",
-        "50 MB in 2 processes (40 MB without what they share)", "1,234",
+        "arq", "1.2.3", "0.6", "none", "0.25", "2.0 / 2.9 ms", "10.0 x",
+        "50 MB in 2 processes (40 MB with shared pages divided among their users)", "1,234",
     ]  # fmt: skip
 
 
@@ -51,6 +51,41 @@ def test_a_queue_that_was_not_measured_says_why():
     cells = row("BullMQ", page.render(results(BullMQ={"not_measured": "npm is not installed"})))
     assert cells[2] == "not measured: npm is not installed"
     assert len(cells) == len(page.HEAD)
+
+
+def test_tables_have_rows_of_the_measured_queues_only():
+    """With names on the command line, nothing is said of the others."""
+    tables = page.render(results(arq=SAMPLES)).split("\n\n")[1:]
+    names = [[line.split()[1] for line in table.splitlines()[2:]] for table in tables]
+    assert names == [[BASELINE, "arq"], ["arq"], [BASELINE, "arq"]]
+
+
+def test_a_run_of_few_repetitions_is_not_written(monkeypatch, tmp_path):
+    """Neither to the page nor to the record."""
+    monkeypatch.setattr(page, "RESULTS", recorded := tmp_path / "RESULTS.json")
+    monkeypatch.setattr(page, "PAGE", written := tmp_path / "performance.md")
+    written.write_text(before := f"{page.BEGIN}{page.END}")
+    whole = SAMPLES | {"start": [10.0] * page.LEAST_REPETITIONS}
+    with pytest.raises(ValueError, match="arq was measured 1 time;"):
+        page.write(results(**{BASELINE: whole}, arq=SAMPLES))
+    assert written.read_text() == before
+    assert not recorded.exists()
+    page.write(results(**{BASELINE: whole}, arq={"not_measured": "pip is not installed"}))
+    assert "| arq |" in written.read_text()
+    assert recorded.exists()
+
+
+def test_names_of_queues_have_any_case():
+    """An unknown name is refused with those that are known."""
+    assert [__main__._known(name) for name in ("rq", "STREAQ", "Celery")] == [
+        "RQ",
+        "streaQ",
+        "Celery",
+    ]
+    command = [sys.executable, "-m", "benchmarks.peers", "resque"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2
+    assert "unknown queue resque; known are baseline, aragora-q" in done.stderr
 
 
 def test_a_page_without_the_marks_is_refused():

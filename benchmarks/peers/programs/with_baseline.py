@@ -1,10 +1,10 @@
-"""The floor: the least that a queue on Redis Streams does, by hand, as in `aragora-q bench`."""
+"""The baseline: the least that a queue on Redis Streams does, by hand, as in `aragora-q bench`."""
 
 import redis.asyncio
 import uvloop
 from peer import PAYLOAD, URL, ran
 
-STREAM, GROUP, BATCH, TTL_SECONDS = "floor", "floor", 100, 7 * 86_400
+STREAM, GROUP, BATCH, TTL_SECONDS = "baseline", "baseline", 100, 7 * 86_400
 ENTRY = {"payload": str(PAYLOAD)}
 
 
@@ -22,7 +22,7 @@ async def work(connection):
         pipeline = connection.pipeline(transaction=False)
         for entry_id, _ in entries:
             ran()
-            key = b"floor:" + entry_id
+            key = b"baseline:" + entry_id
             pipeline.xack(STREAM, GROUP, entry_id)
             pipeline.xdel(STREAM, entry_id)
             pipeline.hset(key, mapping={"status": "completed", "result": b"{}"})
