@@ -18,6 +18,7 @@ from aragora_q.errors import ConfigError
 from benchmarks import measurements, results
 
 PAGE = Path(__file__).with_name("RESULTS.md")
+REAL_TIME = os.SCHED_FIFO, os.SCHED_RR
 QUICK_NOTE = "Few jobs, one repetition: this only shows that everything runs."
 
 
@@ -49,7 +50,8 @@ def main():
         f"aragora-q {__version__}, {testbed.server}, Python {platform.python_version()}, "
         f"{formats.count(os.cpu_count(), 'CPU')}, {dt.datetime.now(dt.UTC):%Y-%m-%d}; "
         f"{formats.count(sizes.repeats, 'repetition')} in {formats.duration(time.monotonic() - began)}; "
-        f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after."
+        f"load average {load:.1f} before, {os.getloadavg()[0]:.1f} after"
+        f"{'; real-time priority' if os.sched_getscheduler(0) in REAL_TIME else ''}."
     )
     if options.quick:
         conditions += f"\n\n{QUICK_NOTE}"

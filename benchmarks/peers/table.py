@@ -127,10 +127,10 @@ PEERS = {
     "huey": Peer(
         install=pip("huey[redis]==3.5.4", "hiredis==3.5.0"),
         client="python client.py with_huey",
-        worker="huey_consumer with_huey.huey --workers 1 --quiet",
+        worker="huey_consumer with_huey.huey --workers 4 --quiet",
         look="python client.py with_huey one 1",
         drain_jobs=8_000,
-        settings="one thread, jobs not logged",
+        settings="4 threads, jobs not logged",
         bulk=False,
         facts=Facts(
             acknowledged="**no**: a killed worker's job is lost",
@@ -166,10 +166,10 @@ PEERS = {
     "dramatiq": Peer(
         install=pip("dramatiq[redis]==2.2.1", "hiredis==3.5.0"),
         client="python client.py with_dramatiq",
-        worker="dramatiq with_dramatiq --processes 1 --threads 8",
+        worker="env dramatiq_queue_prefetch=100 dramatiq with_dramatiq --processes 1 --threads 8",
         look="python client.py with_dramatiq one 1",
         drain_jobs=4_000,
-        settings="one process of 8 threads",
+        settings="one process of 8 threads, `dramatiq_queue_prefetch=100`",
         bulk=False,
         facts=Facts(
             acknowledged="yes; a killed worker's job runs again after 60 s",
