@@ -23,7 +23,8 @@ def cells(result: Result) -> list[str]:
 
 def table(found: Sequence[Result], *, with_verdicts: bool = True) -> str:
     """Return a Markdown table of results."""
-    head = [cell if cell != "ratio" else "ratio or value" for cell in HEAD]
+    names = {"baseline": "compared with", "ratio": "ratio or value"}
+    head = [names.get(cell, cell) for cell in HEAD]
     rows = [result.cells() for result in found]
     if with_verdicts:
         head += ["required / goal", "met"]

@@ -64,11 +64,14 @@ def batched(
     batch_bytes = 0
     for item in items:
         item_bytes = weigh(item) if weigh else 0
-        if batch and (len(batch) >= limit or batch_bytes + item_bytes > BATCH_BYTES):
+        if batch and batch_bytes + item_bytes > BATCH_BYTES:
             yield batch
             batch, batch_bytes = [], 0
         batch.append(item)
         batch_bytes += item_bytes
+        if len(batch) >= limit:  # before the next item is made
+            yield batch
+            batch, batch_bytes = [], 0
     if batch:
         yield batch
 

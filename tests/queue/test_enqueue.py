@@ -165,3 +165,12 @@ async def test_an_error_halfway_leaves_no_job_unannounced(harness):
     assert (event["event"], event["ids"]) == ("enqueued", "a")
     assert await harness.queue.get_job("b") is None
     harness.redis.delete(harness.keys.members("tenant:t"))
+
+
+@pytest.mark.parametrize("place", [99, 100, 150, 199, 200])
+async def test_jobs_before_a_refused_one_go_in_by_batches(harness, place):
+    """Every full batch before it is sent, also if the refused job would be the first of the next."""
+    jobs = [Job({}, id=f"j{n}") for n in range(place)]
+    with pytest.raises(InvalidPayload):
+        await harness.queue.enqueue_many([*jobs, Job({}, id="bad", priority=9999)])
+    assert harness.counters().get("enqueued", 0) == place // 100 * 100

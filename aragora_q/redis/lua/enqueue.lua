@@ -141,9 +141,9 @@ count('enqueued', #created)
 count('held', #held_ids)
 publish_event('enqueued', created)
 publish_event('held', held_ids)
-if is_complete then
-  finish_call()
-  return results
+if not is_complete then
+  ring_bell()  -- for the jobs before the one that failed
+  error(failure)
 end
-ring_bell()  -- for those before the one that failed, as a key of another type lets it
-error(failure)
+finish_call()
+return results
