@@ -167,6 +167,25 @@ async def test_an_error_halfway_leaves_no_job_unannounced(harness):
     harness.redis.delete(harness.keys.members("tenant:t"))
 
 
+async def test_an_error_halfway_leaves_nothing_of_later_jobs(harness):
+    """Once the damaged key is gone, the same call enqueues the rest; groups count each job once."""
+    harness.redis.set(harness.keys.held, "x")
+    jobs = [Job({}, id="a"), Job({}, id="b", group="g")]
+    last = Job({}, id="d", group="g")
+    items = [*map(harness.queue.check, jobs), harness.queue.check(Job({}, id="c"), hold="ask")]
+    items.append(harness.queue.check(last))
+    with pytest.raises(AragoraQError, match="WRONGTYPE"):
+        await harness.queue.enqueue_checked(items)
+    group = await harness.queue.tracker.get_group("g")
+    assert {name: count for name, count in group.counts.items() if count} == {"pending": 1}
+    harness.redis.delete(harness.keys.held)
+    results = await harness.queue.enqueue_checked(items)
+    assert [each.created for each in results] == [False, False, True, True]
+    group = await harness.queue.tracker.get_group("g")
+    assert {name: count for name, count in group.counts.items() if count} == {"pending": 2}
+    assert harness.counters()["enqueued"] == 4
+
+
 @pytest.mark.parametrize("place", [99, 100, 150, 199, 200])
 async def test_jobs_before_a_refused_one_go_in_by_batches(harness, place):
     """Every full batch before it is sent, also if the refused job would be the first of the next."""

@@ -100,7 +100,7 @@ for n = 1, items do
       create_job(job, id, payload, priority, delay_ms, max_attempts)
       created[#created + 1] = id
     else
-      uncreated[#uncreated + 1], uncreated[id] = {job, id, payload, extra, priority, delay_ms, max_attempts}, true
+      uncreated[#uncreated + 1], uncreated[id] = {job, id, payload, extra, priority, delay_ms, max_attempts, job_labels}, true
     end
     if not extra.hold then waiting = waiting + 1 end
     result = 'created'
@@ -124,7 +124,7 @@ if #uncreated > 0 or ticks then
       redis.call('PEXPIRE', key, EXPERIMENT_MS)
     end
     for _, each in ipairs(uncreated) do
-      local job, id, payload, extra, priority, delay_ms, max_attempts = unpack(each)
+      local job, id, payload, extra, priority, delay_ms, max_attempts, job_labels = unpack(each)
       if extra.source then write_seeds(job, extra.source) end
       if extra.hold then
         create_held(job, id, payload, priority, delay_ms, max_attempts, extra.hold)
@@ -133,6 +133,7 @@ if #uncreated > 0 or ticks then
         create_job(job, id, payload, priority, delay_ms, max_attempts)
       end
       created[#created + 1] = id
+      if job_labels ~= '' then moved(id, nil, 'pending', job_labels) end
     end
     if ticks then ticks.settle() end
   end)
@@ -141,8 +142,17 @@ count('enqueued', #created)
 count('held', #held_ids)
 publish_event('enqueued', created)
 publish_event('held', held_ids)
-if not is_complete then
-  ring_bell()  -- for the jobs before the one that failed
+if not is_complete then  -- what was created stays, and the rest leaves nothing
+  local is_created, rows = {}, {}
+  for _, id in ipairs(created) do is_created[id] = true end
+  for n = 1, #labeled, 2 do
+    if not is_created[labeled[n]] then
+      rows[#rows + 1] = labeled[n]
+      rows[#rows + 1] = labeled[n + 1]
+    end
+  end
+  if #rows > 0 then get_groups().unlabel(rows) end
+  finish_call()
   error(failure)
 end
 finish_call()

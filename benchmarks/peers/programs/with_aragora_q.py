@@ -26,7 +26,7 @@ async def client(measure):
         await queue.enqueue(create_debate_job(QUESTION, AGENTS))
 
     async def enqueue_many(count):
-        await queue.enqueue_many(create_debate_job(QUESTION, AGENTS) for _ in range(count))
+        await queue.enqueue_many([create_debate_job(QUESTION, AGENTS) for _ in range(count)])
 
     try:
         await measure(enqueue, enqueue_many)

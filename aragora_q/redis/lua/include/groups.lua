@@ -36,15 +36,16 @@ end
 
 -- Create a job in the delayed index.
 local function create_delayed(job, id, payload, delay_ms, max_attempts)  -- rare
+  redis.call('ZADD', delayed, text(now + delay_ms), id)  -- first: if it fails, nothing has changed
   redis.call('SET', job .. ':payload', payload)
-  redis.call('ZADD', delayed, text(now + delay_ms), id)
   redis.call('HSET', job, 'status', 'pending', 'max_attempts', max_attempts, 'created_at', now_text)
 end
 
 -- Create a job in its lane, or in the delayed index.
 local function create_job(job, id, payload, priority, delay_ms, max_attempts)
   if delay_ms == '0' then
-    local entry = append(priority == '0' and stream_normal or lane_stream(priority), id, payload)  -- its id is the time of creation, too
+    local stream = priority == '0' and stream_normal or lane_stream(priority)
+    local entry = append(stream, id, payload)  -- its id is the time of creation, too
     redis.call('HSET', job, 'status', 'pending', 'max_attempts', max_attempts, 'entry', entry)
   else
     create_delayed(job, id, payload, delay_ms, max_attempts)
@@ -120,8 +121,8 @@ local function create_groups()
     deleted = {}
   end
 
-  -- Give new jobs their labels, before they are created: `rows` are an id, its labels, and so on. Where a key has
-  -- another type, this raises an error and leaves nothing.
+  -- Give new jobs their labels, before they are created: `rows` are an id, its labels, and so on. Who creates them notes
+  -- that they moved. Where a key has another type, this raises an error and leaves nothing.
   local function label(rows)
     unlabel_deleted()
     redis.call('HSET', labels, unpack(rows))
@@ -130,7 +131,6 @@ local function create_groups()
       unlabel(rows)
       error(failure)
     end
-    for n = 1, #rows, 2 do moved(rows[n], nil, 'pending', rows[n + 1]) end
   end
 
   -- The group in labels; false if they have none.
@@ -186,9 +186,11 @@ local function create_groups()
       id = string.sub(job.then_id, 1, MAX_JOB_ID_CHARS - 1 - #now_text) .. '.' .. text(suffix)
       suffix = suffix + 1
     end
-    if job.then_labels ~= '' then pcall(label, {id, job.then_labels}) end  -- the job matters more than its labels
+    -- The job matters more than its labels.
+    local is_labeled = job.then_labels ~= '' and pcall(label, {id, job.then_labels})
     create_job(queue_prefix .. 'job:' .. id, id, job.payload, job.then_priority, job.then_delay_ms,
       job.then_max_attempts)
+    if is_labeled then moved(id, nil, 'pending', job.then_labels) end
     redis.call('HSET', key, 'then', 'enqueued', 'then_id', id)
     redis.call('DEL', key .. ':then')  -- last: if the job cannot be created, it waits, and `doctor` finds it
     count('enqueued', 1)

@@ -30,6 +30,7 @@ end
 
 -- Create a job that waits for an approval.
 local function create_held(job, id, payload, priority, delay_ms, max_attempts, reason)  -- rare
+  redis.call('ZADD', held, now_text, id)  -- first: if it fails, nothing has changed
   redis.call('SET', job .. ':payload', payload)
   redis.call('HSET', job, 'max_attempts', max_attempts, 'created_at', now_text)
   if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
