@@ -53,7 +53,7 @@ def enqueue(
         typer.Argument(
             metavar="QUESTION|FILE|-",
             show_default=False,
-            help="Question; or JSON lines: *.json, *.jsonl, - (stdin).",
+            help="Question; or JSON lines: *.jsonl, *.json, - (stdin).",
         ),
     ] = None,
     fields: dict[str, Any],
@@ -262,13 +262,14 @@ def _check_source(
 
 def _is_file_name(text: str) -> bool:
     """Return True if the argument is a FILE, not a QUESTION that ends like one."""
-    has_suffix = text.endswith((".json", ".jsonl"))
+    has_suffix = text.lower().endswith((".json", ".jsonl", ".ndjson"))
     return has_suffix and (len(text.split()) == 1 or os.path.exists(text))  # noqa: PTH110 - too long for Path
 
 
 def _is_other_file(text: str) -> bool:
-    """Return True if a QUESTION of one word is the name of an existing file, such as jobs.txt."""
-    return len(text.split()) == 1 and "." in text and os.path.isfile(text)  # noqa: PTH113 - too long for Path
+    """Return True if a QUESTION of one word is an existing file, such as jobs.txt, or a path."""
+    is_found = "." in text and os.path.exists(text)  # noqa: PTH110 - too long for Path
+    return len(text.split()) == 1 and (is_found or text.startswith(("/", "./", "../", "~/")))
 
 
 async def _enqueue(

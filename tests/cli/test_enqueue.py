@@ -321,6 +321,15 @@ def test_byte_order_marks_within_the_input_are_accepted(run_cli):
     assert run_cli("enqueue", "-", stdin=2 * line).code == 0
 
 
+@pytest.mark.parametrize("name", ["jobs.ndjson", "jobs.JSONL", "jobs.Json"])
+def test_every_name_of_json_lines_is_a_file(run_cli, tmp_path, redis_client, name):
+    """A file that is not there is an error, not a question that costs money."""
+    ended = run_cli("enqueue", tmp_path / name, *AGENTS)
+    assert (ended.code, redis_client.dbsize()) == (2, 0)
+    (tmp_path / name).write_text(lines(DEBATE))
+    assert run_cli("enqueue", tmp_path / name, "--quiet").code == 0
+
+
 def test_files_and_unquoted_questions_get_a_hint(run_cli, tmp_path, redis_client):
     """The name of an existing file is not debated; a question in several arguments needs quotes."""
     (tmp_path / "jobs.txt").write_text(lines(DEBATE))
@@ -329,6 +338,8 @@ def test_files_and_unquoted_questions_get_a_hint(run_cli, tmp_path, redis_client
     assert (
         f"is a file: to enqueue its JSON lines, use aragora-q enqueue - < {tmp_path}" in ended.err
     )
+    for path in ("/no/jobs", "./jobs", "."):
+        assert "is a file: to enqueue" in run_cli("enqueue", path, *AGENTS).err
     ended = run_cli("enqueue", "Tea", "or", "coffee?", *AGENTS)
     assert ended.code == 2
     assert "hint: put a text with blanks in quotes" in ended.err

@@ -86,12 +86,12 @@ class Installation:
             text = script.read_text()
             assert "-- args: " in text
             script.write_text(text.replace("-- args: ", "-- args: new_in_this_version ", 1))
-        connection = package / "redis/connection.py"
-        text = connection.read_text()
-        old = "named = {**self._named_keys, **keys} if keys else self._named_keys\n"
+        loader = package / "redis/scripts.py"
+        text = loader.read_text()
+        old = "arguments: list[Value] = ["
         assert old in text
-        more = f'{old}        args = {{"new_in_this_version": 1, **args}}\n'
-        connection.write_text(text.replace(old, more))
+        more = f'args = {{"new_in_this_version": 1, **args}}\n        {old}'
+        loader.write_text(text.replace(old, more))
 
     def remove(self):
         shutil.rmtree(self._directory)
