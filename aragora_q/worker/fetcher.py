@@ -102,9 +102,7 @@ class Fetcher:
         self._recheck_until = 0.0
         self._is_paused = False
         self._is_empty = False
-        self._max_batch = (
-            MAX_STARTS  # one after a call that failed, twice as many after each success
-        )
+        self._max_batch = MAX_STARTS  # 1 after a call that failed, doubled by each success
         self._launch_seconds = math.inf
         self.last_fetch_at = time.monotonic()
         """When Redis last answered a request for jobs, on the monotonic clock."""
