@@ -22,6 +22,11 @@ from aragora_q.errors import (
 TOO_LONG = "Protocol error: invalid bulk length"
 """How a server refuses a value longer than its proto-max-bulk-len."""
 
+OLD_SERVER = (
+    "is not supported: Redis 7.0+ or Valkey 7.2+ is required (scripts use the allow-oom flag)"
+)
+OLD_SERVER_HINT = "upgrade the server, or use embedded://"
+
 WRONG_SERVER_ERRORS = ("unknown command 'SENTINEL'", "This instance has cluster support disabled")
 """Errors of servers that are not a Sentinel, or not a node of a cluster."""
 
@@ -190,6 +195,8 @@ def _final(error: Exception, server: Server, address: str) -> AragoraQError | No
         )
     if not isinstance(error, exceptions.ResponseError):
         return None
+    if "Error compiling script" in text:  # its first line, which names the flags
+        return UnsupportedServer(f"{server.name} {OLD_SERVER}", hint=OLD_SERVER_HINT)
     if _UNSUPPORTED.search(text) or _first_word(error) == "CROSSSLOT":
         return CommandUnsupported(
             f"{server.name} does not run a command that aragora-q needs: {text}",

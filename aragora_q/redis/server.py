@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from aragora_q.errors import UnsupportedServer
 from aragora_q.redis.connection import Connection, Durability
+from aragora_q.redis.errors import OLD_SERVER, OLD_SERVER_HINT
 
 
 class ServerInfo(NamedTuple):
@@ -91,9 +92,7 @@ async def check_server(connection: Connection) -> ServerInfo:
         )
     if server.release is not None and server.release < ((7, 2) if server.is_valkey else (7, 0)):
         raise UnsupportedServer(
-            f"{server.name} at {connection.address} is not supported: Redis 7.0+ or Valkey 7.2+ is "
-            f"required (scripts use the allow-oom flag)",
-            hint="upgrade the server, or use embedded://",
+            f"{server.name} at {connection.address} {OLD_SERVER}", hint=OLD_SERVER_HINT
         )
     if server.is_cluster and not connection.is_cluster:
         raise UnsupportedServer(

@@ -12,7 +12,7 @@ from support.wait import wait_until, wait_until_sync
 from aragora_q.base import Job, JobStatus
 from aragora_q.config.settings import QueueConfig
 from aragora_q.contracts import Identity
-from aragora_q.errors import AccessDenied, RedisUnreachable
+from aragora_q.errors import AccessDenied, RedisUnreachable, UnsupportedServer
 from aragora_q.streams.queue import RedisStreamsQueue, create_redis_queue
 
 
@@ -31,6 +31,14 @@ def test_redis_6_is_refused(own_server):
     """Row 39: a server without script flags is refused with 78, version and remedy named."""
     server = own_server(binary=servers.redis62)
     refused(run_command("reap", REDIS_URL=server.url), 78, "Redis 6.2", "is not supported", "7.0")
+
+
+async def test_redis_6_is_refused_in_python(own_server):
+    """A program that enqueues gets the same reason, without a question for the version before each job."""
+    queue = RedisStreamsQueue(QueueConfig(redis_url=own_server(binary=servers.redis62).url))
+    with pytest.raises(UnsupportedServer, match=r"is not supported: Redis 7\.0"):
+        await queue.enqueue(Job({}))
+    await queue.close()
 
 
 @pytest.mark.slow
