@@ -195,6 +195,16 @@ def _final(error: Exception, server: Server, address: str) -> AragoraQError | No
         )
     if not isinstance(error, exceptions.ResponseError):
         return None
+    if lack := _lack(error, server):
+        return lack
+    is_key = text.startswith("WRONGTYPE")
+    hint = "another program wrote to a key of the queue: aragora-q doctor names the key"
+    return CommandRefused(f"{server.name} refused a command: {text}", hint=hint if is_key else "")
+
+
+def _lack(error: Exception, server: Server) -> UnsupportedServer | None:
+    """Return the error for what the server cannot do, or is forbidden to."""
+    text = str(error)
     if "Error compiling script" in text:  # its first line, which names the flags
         return UnsupportedServer(f"{server.name} {OLD_SERVER}", hint=OLD_SERVER_HINT)
     if _UNSUPPORTED.search(text) or _first_word(error) == "CROSSSLOT":
@@ -203,9 +213,7 @@ def _final(error: Exception, server: Server, address: str) -> AragoraQError | No
             hint="the server or its provider renamed or disabled it (rename-command), or it is a cluster"
             " (redis+cluster://): use Redis 7.0+ or Valkey 7.2+ with all commands",
         )
-    is_key = text.startswith("WRONGTYPE")
-    hint = "another program wrote to a key of the queue: aragora-q doctor names the key"
-    return CommandRefused(f"{server.name} refused a command: {text}", hint=hint if is_key else "")
+    return None
 
 
 def _denial_hint(error: Exception, server: Server) -> str:
