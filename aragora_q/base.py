@@ -10,7 +10,9 @@ from binascii import b2a_base64
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, TypedDict, get_args
+from typing import Any, Literal, NamedTuple, get_args
+
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 
 class JobStatus(StrEnum):

@@ -40,6 +40,11 @@ def is_debate(job: Job) -> bool:
     return isinstance(question, str) and isinstance(agents, list)
 
 
+def has_debate_fields(payload: Mapping[str, Any]) -> bool:
+    """Return True if the JSON of a job is meant as a debate; what the fields hold is not checked."""
+    return "question" in payload and isinstance(payload.get("agents"), list)
+
+
 def has_outcome(job: Job) -> bool:
     """Return True if the job has a result that is a debate's, or a partial one."""
     result = mapping(job.result)
@@ -65,8 +70,7 @@ def forked_from(payload: Mapping[str, Any]) -> str | None:
     source = payload.get("forked_from")
     if source is None:  # most jobs
         return None
-    is_debate = "question" in payload and isinstance(payload.get("agents"), list)
-    return source if is_debate and is_id(source) else None
+    return source if has_debate_fields(payload) and is_id(source) else None
 
 
 MAX_DELAY_SECONDS = 366 * 86_400

@@ -10,6 +10,8 @@ from typing import Any
 
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
+from aragora_q.base import QueueStats
+
 
 class HoldJson(TypedDict):
     """What holds a job."""
@@ -205,39 +207,14 @@ class FailingWebhook(TypedDict):
     disabled: OverrideJson | None
 
 
-class StatsJson(TypedDict):
-    """The state of a queue. Each worker has also what it registered, as text."""
-
+class _QueueJson(TypedDict):
     queue: str
     server: ServerJson
-    stream_length: int
-    pending_count: int
-    groups: list[dict[str, Any]]
-    waiting: dict[str, int]
-    running: int
-    delayed: int
-    held: int
-    oldest_held_seconds: float | None
-    next_due_seconds: float | None
-    completed: int
-    failed: int
-    cancelled: int
-    oldest_waiting_seconds: float | None
-    throughput: dict[str, int]
-    counters: dict[str, int]
-    last_reap_at: int | None
-    last_purge_at: int | None
-    now: int
-    paused: bool
-    paused_at: int | None
-    paused_by: str | None
-    paused_reason: str | None
-    resumed_at: int | None
-    resumed_by: str | None
-    resumed_reason: str | None
-    grace_until: int | None
-    worker_counts: dict[str, int]
-    workers: list[dict[str, Any]]
+
+
+class StatsJson(_QueueJson, QueueStats):
+    """The state of a queue. Each worker has also what it registered, as text."""
+
     running_jobs: list[RunningJob]
     spent_today: SpentJson | None
     closed_providers: list[ClosedProvider] | None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aragora_q.errors import InvalidPayload
+from aragora_q.job_rules import has_debate_fields
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -13,8 +14,7 @@ if TYPE_CHECKING:
 
 def is_debate(payload: Mapping[str, Any], config: QueueConfig) -> bool:
     """Return True if the configured executor takes the JSON of a job as a debate."""
-    is_payload = "question" in payload and isinstance(payload.get("agents"), list)
-    return config.executor == "debate" and is_payload
+    return config.executor == "debate" and has_debate_fields(payload)
 
 
 def check_debate(what: str, payload: Mapping[str, Any], config: QueueConfig) -> None:

@@ -555,7 +555,7 @@ def test_an_unknown_field_is_told_the_fields_of_a_line(run_cli):
 
 @pytest.mark.parametrize("text", ["", "\n \n", "[]"])
 def test_empty_input_says_that_nothing_was_enqueued(run_cli, text):
-    """It is no error, but seldom meant."""
+    """Empty input exits with 0, and a line on stderr says that there were no jobs."""
     ended = run_cli("enqueue", "-", "--quiet", stdin=text)
     assert (ended.code, ended.out, ended.err) == (0, "", "0 jobs enqueued\n")
 

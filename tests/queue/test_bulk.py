@@ -58,7 +58,7 @@ async def test_a_batch_that_is_not_full_is_answered_before_the_next_is_read(harn
 
 
 async def test_an_error_of_a_later_line_leaves_no_batch_unanswered(harness):
-    """What was sent is answered before the run ends: else nobody knew which lines became jobs."""
+    """The results of a batch that was sent are passed on before the error is raised."""
 
     def fail():
         raise RedisUnreachable("the server of `from` is away")

@@ -95,7 +95,7 @@ async def test_a_generator_that_fails_says_what_went_in(harness):
 
 @pytest.mark.parametrize("jobs", [{"a": 1}, [{"question": "Tea?"}], ["Tea?"]], ids=str)
 async def test_only_jobs_are_enqueued(harness, jobs):
-    """What is no Job is named; it is not the error of some attribute."""
+    """Anything else raises a TypeError that names its type."""
     given = type(next(iter(jobs))).__name__
     with pytest.raises(TypeError, match=f"^enqueue takes a Job, got {given}$"):
         await harness.queue.enqueue_many(jobs)

@@ -91,7 +91,7 @@ def test_a_long_reply_and_a_long_command(run, redis_url):
 
 
 def test_an_error_among_replies(run, redis_url):
-    """An error replaces only the reply of its own command, as an instance of redis-py's class."""
+    """The server's error takes the place of one reply, as redis-py's exception; the others are unaffected."""
 
     async def call():
         connection = Connection(QueueConfig(redis_url=redis_url))
