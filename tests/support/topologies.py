@@ -74,6 +74,11 @@ class Single(Topology):
     def admin_client(self):
         return self.server.client(**CLIENT_OPTIONS)
 
+    def flush(self):
+        with self.admin_client() as client:
+            client.flushall()
+            client.acl_log_reset()  # other tests may have been denied commands
+
     def stop(self):
         self.server.stop()
 
@@ -152,11 +157,6 @@ class Acl(Single):
             admin.execute_command("ACL", "SETUSER", "default", "off")
         self.server.options |= {"username": "admin", "password": "admin"}
         self.url = f"redis://queue:{quote(PASSWORD, safe='')}@127.0.0.1:{self.server.port}"
-
-    def flush(self):
-        with self.admin_client() as client:
-            client.flushall()
-            client.acl_log_reset()
 
     def refusals(self):
         with self.admin_client() as client:
