@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml requirements/dev.txt
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 		{ echo "$(PYTHON) cannot create virtual environments: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,llm,web,top,eval]' -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,llm,web,top,eval,otel]' -r requirements/dev.txt
 	@touch $@
 
 demo: setup ## Run and show a whole debate on a private embedded server

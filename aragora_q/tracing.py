@@ -1,0 +1,210 @@
+"""Trace context in the form of W3C Trace Context, and spans of programs that trace with OpenTelemetry.
+
+A job carries the context of whoever enqueued it, as one text: `traceparent`, and, after a space,
+`tracestate` if there is one. Spans are made where the program has configured a tracer provider;
+elsewhere, `span` does nothing, and this module imports no package. `observability/otel.py` configures one
+for the command. Spans have ids, names, counts and types of errors, never the text of a job or of an error.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Literal
+
+from aragora_q._version import __version__
+
+if TYPE_CHECKING:
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+
+MAX_TRACE_BYTES = 512
+"""Of a trace context that a job carries: without `tracestate` if that does not fit."""
+
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
+_API = "opentelemetry.trace"
+
+Kind = Literal["internal", "server", "client", "producer", "consumer"]
+Attributes = Mapping[str, str | bool | int | float]
+
+received: ContextVar[str] = ContextVar("received", default="")
+"""The trace context that this program, or the request that it serves, was called with."""
+
+
+def parse(traceparent: str | None, tracestate: str | None = None) -> str:
+    """Return the trace context of these headers, or variables, as jobs carry it; empty if it is not valid."""
+    traceparent = (traceparent or "").strip()
+    if not _TRACEPARENT.fullmatch(traceparent):
+        return ""
+    tracestate = (tracestate or "").strip()
+    both = f"{traceparent} {tracestate}"
+    fits = tracestate.isascii() and tracestate.isprintable() and len(both) <= MAX_TRACE_BYTES
+    return both if tracestate and fits else traceparent
+
+
+def trace_id(context: str) -> str:
+    """Return the trace id, 32 hex digits, of a context that a job carries; empty if it carries none."""
+    return context[3:35]
+
+
+class Span:
+    """A span that has begun; without tracing, nothing."""
+
+    context = ""
+    """Its trace context, as jobs carry it."""
+    trace_id = ""
+    span_id = ""
+    is_sampled = False
+
+    def set(self, attributes: Attributes) -> None:
+        """Add attributes."""
+
+    def fail(self, error_type: str) -> None:
+        """Note that what the span covers has failed, and with which type of error."""
+
+
+class _RealSpan(Span):
+    def __init__(self, span: trace.Span) -> None:
+        self._span = span
+        context = span.get_span_context()
+        self.is_sampled = context.trace_flags.sampled
+        self.trace_id, self.span_id = f"{context.trace_id:032x}", f"{context.span_id:016x}"
+        self.context = _text(context)
+
+    def set(self, attributes: Attributes) -> None:
+        self._span.set_attributes(attributes)
+
+    def fail(self, error_type: str) -> None:
+        from opentelemetry.trace import StatusCode  # noqa: PLC0415 - only in programs that trace
+
+        self._span.set_attribute("error.type", error_type)
+        self._span.set_status(StatusCode.ERROR)
+
+
+NO_SPAN = Span()
+_NOTHING = nullcontext(NO_SPAN)
+
+
+def span(
+    name: str,
+    kind: Kind = "internal",
+    attributes: Attributes | None = None,
+    *,
+    parent: str | None = None,
+    link: str = "",
+) -> AbstractContextManager[Span]:
+    """Return a context manager that is a span while its body runs: the current one, in this task.
+
+    `parent` is the trace context of its parent; empty: it begins a new trace; None: the current span, or
+    what this program received. `link` is a trace context that it is linked to. An error that the body raises
+    marks it as failed.
+    """
+    tracer = _tracer()
+    return _NOTHING if tracer is None else _span(tracer, name, kind, attributes, parent, link)
+
+
+@contextmanager
+def _span(
+    tracer: trace.Tracer,
+    name: str,
+    kind: Kind,
+    attributes: Attributes | None,
+    parent: str | None,
+    link: str,
+) -> Iterator[Span]:
+    from opentelemetry import trace  # noqa: PLC0415 - likewise
+    from opentelemetry.context import Context  # noqa: PLC0415
+
+    if parent is None:
+        parent = "" if trace.get_current_span().get_span_context().is_valid else received.get()
+        context = _context(parent) if parent else None
+    else:
+        context = _context(parent) if parent else Context()
+    linked = trace.get_current_span(_context(link)).get_span_context() if link else None
+    links = [trace.Link(linked)] if linked is not None and linked.is_valid else []
+    kinds = trace.SpanKind
+    with tracer.start_as_current_span(
+        name,
+        context,
+        kinds[kind.upper()],
+        dict(attributes or {}),
+        links,
+        record_exception=False,  # its text may be that of a job
+        set_status_on_exception=False,
+    ) as started:
+        real = _RealSpan(started)
+        try:
+            yield real
+        except BaseException as error:
+            real.fail(type(error).__qualname__)
+            raise
+
+
+def current() -> str:
+    """Return the trace context of the current span, or what this program received; empty if there is none."""
+    if (context := _current_context()) is not None:
+        return _text(context)
+    return received.get()
+
+
+def current_ids() -> tuple[str, str] | None:
+    """Return the trace id and the span id of the current span; None if there is none."""
+    context = _current_context()
+    return None if context is None else (f"{context.trace_id:032x}", f"{context.span_id:016x}")
+
+
+def _current_context() -> trace.SpanContext | None:
+    if _API not in sys.modules:
+        return None
+    from opentelemetry import trace  # noqa: PLC0415 - likewise
+
+    context = trace.get_current_span().get_span_context()
+    return context if context.is_valid else None
+
+
+_last: tuple[Any, Any] = (None, None)
+"""The last provider and its tracer."""
+
+
+def _tracer() -> trace.Tracer | None:
+    """Return the tracer of this package; None if the program has no tracer provider."""
+    global _last  # noqa: PLW0603
+    if _API not in sys.modules:
+        return None
+    from opentelemetry import trace  # noqa: PLC0415 - likewise
+
+    provider = trace.get_tracer_provider()
+    if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
+        return None
+    if _last[0] is not provider:
+        _last = provider, provider.get_tracer("aragora_q", __version__)
+    return _last[1]  # type: ignore[no-any-return]
+
+
+def _text(context: trace.SpanContext) -> str:
+    from opentelemetry import trace  # noqa: PLC0415
+    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415 - likewise
+        TraceContextTextMapPropagator,
+    )
+
+    carrier: dict[str, str] = {}
+    holder = trace.set_span_in_context(trace.NonRecordingSpan(context))
+    TraceContextTextMapPropagator().inject(carrier, holder)
+    return parse(carrier.get("traceparent"), carrier.get("tracestate"))
+
+
+def _context(text: str) -> Context:
+    """Return the context of which `text` is the current span, and nothing else."""
+    from opentelemetry.context import Context  # noqa: PLC0415 - likewise
+    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+        TraceContextTextMapPropagator,
+    )
+
+    traceparent, _, tracestate = text.partition(" ")
+    carrier = {"traceparent": traceparent, "tracestate": tracestate}
+    return TraceContextTextMapPropagator().extract(carrier, Context())
