@@ -9,6 +9,7 @@ from _pytest.unraisableexception import collect_unraisable
 from support import backends, processes, servers, topologies
 from support.docs import SUBSTITUTES
 from support.queue_harness import QueueHarness, check_and_close
+from support.spans import receiving
 from support.worker_processes import WorkerProcess
 from support.workers import WorkerPool
 
@@ -157,6 +158,28 @@ def own_server():
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture
+def spans(monkeypatch):
+    """Makes this process trace; `spans.get_finished_spans()` returns the spans that have ended."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    yield exporter
+    provider.shutdown()
+
+
+@pytest.fixture
+def receiver():
+    """An OTLP receiver: `receiver.url` is for OTEL_EXPORTER_OTLP_ENDPOINT."""
+    with receiving() as receiver:
+        yield receiver
 
 
 @pytest.fixture

@@ -1,0 +1,75 @@
+"""Trace contexts as jobs carry them."""
+
+import pytest
+from opentelemetry import trace
+
+from aragora_q import tracing
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize(
+    ("traceparent", "tracestate", "expected"),
+    [
+        (PARENT, None, PARENT),
+        (f" {PARENT}\n", "", PARENT),
+        (PARENT, "vendor=1,other=a b", f"{PARENT} vendor=1,other=a b"),
+        (PARENT, "v=" + "x" * 600, PARENT),
+        (PARENT, "v=\x1b[31m", PARENT),
+        (PARENT, "v=é", PARENT),
+        (PARENT.upper(), None, ""),
+        (PARENT.replace(TRACE, "0" * 32), None, ""),
+        (f"ff{PARENT[2:]}", None, ""),
+        (f"{PARENT}-01", None, ""),
+        ("garbage\n", "vendor=1", ""),
+        ("", "vendor=1", ""),
+        (None, None, ""),
+    ],
+)
+def test_headers_are_carried_if_they_are_valid(traceparent, tracestate, expected):
+    """An invalid `traceparent` is no context; a `tracestate` that is invalid or too long is left out."""
+    assert tracing.parse(traceparent, tracestate) == expected
+
+
+def test_without_a_provider_there_are_no_spans():
+    """A span does nothing, and what the program received is passed on."""
+    token = tracing.received.set(PARENT)
+    try:
+        with tracing.span("anything") as span:
+            assert (span.context, tracing.current(), tracing.current_ids()) == ("", PARENT, None)
+    finally:
+        tracing.received.reset(token)
+
+
+def test_spans_have_the_parent_that_they_are_given(spans):
+    """By default the current span, else what was received; a text: that context; empty: a new trace, linked."""
+    token = tracing.received.set(f"{PARENT} vendor=1")
+    try:
+        with tracing.span("first") as first:
+            assert first.context == f"00-{TRACE}-{first.span_id}-01 vendor=1"
+            assert tracing.current() == first.context
+            assert tracing.current_ids() == (TRACE, first.span_id)
+            with (
+                tracing.span("inner"),
+                tracing.span("other", parent="", link=first.context) as other,
+            ):
+                assert other.trace_id != TRACE
+    finally:
+        tracing.received.reset(token)
+    ended = {span.name: span for span in spans.get_finished_spans()}
+    assert f"{ended['first'].parent.span_id:016x}" == "00f067aa0ba902b7"
+    assert ended["inner"].parent.span_id == ended["first"].context.span_id
+    assert ended["other"].parent is None
+    [link] = ended["other"].links
+    assert link.context.span_id == ended["first"].context.span_id
+
+
+def test_an_error_is_named_by_its_type_only(spans):
+    """The text of an error may be that of a job: a span has none."""
+    with pytest.raises(ValueError, match="secret"), tracing.span("fails"):
+        raise ValueError("secret question")
+    [span] = spans.get_finished_spans()
+    assert (span.status.status_code, span.status.description) == (trace.StatusCode.ERROR, None)
+    assert dict(span.attributes) == {"error.type": "ValueError"}
+    assert span.events == ()
