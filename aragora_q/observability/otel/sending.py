@@ -12,27 +12,20 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from opentelemetry import metrics, trace
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import (
-    InMemoryMetricReader,
-    MetricExporter,
-    MetricExportResult,
-    MetricsData,
-    ResourceMetrics,
-    ScopeMetrics,
-)
+from opentelemetry import trace
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from prometheus_client import CollectorRegistry
 
 from aragora_q._version import __version__
-from aragora_q.observability.logs import EventMessage
-from aragora_q.observability.otel import registry_metrics, variables
+from aragora_q.observability.otel import Signal, exporters, variables, warn
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from aragora_q.observability.otel.metrics import Metrics
 
 WARN_SECONDS = 60.0
 """Shortest time between two warnings that spans, or metrics, are not sent."""
@@ -40,48 +33,47 @@ WARN_SECONDS = 60.0
 THREADS = "Otel"
 """With this, the names of the threads that send begin; the SDK's own, too."""
 
-Warn = Callable[[EventMessage], None]
-
 _CODES = {status.phrase: int(status) for status in HTTPStatus}
 
 
 class Sending:
     """Everything that the variables ask for is sent, until `stop`."""
 
-    def __init__(self, registries: Sequence[CollectorRegistry], warn: Warn) -> None:
+    def __init__(self, registries: Sequence[CollectorRegistry]) -> None:
         self._log = _Log()
-        self._senders: list[_Spans | _Metrics] = []
+        self._senders: list[_Spans | Metrics] = []
         own = Resource({"service.name": "aragora-q", "service.version": __version__})
         resource = Resource.create(dict(own.merge(OTELResourceDetector().detect()).attributes))
         try:
             if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # none is set
-                self._send_spans(resource, warn)
-            self._send_metrics(resource, registries, warn)
+                self._send_spans(resource)
+            self._send_metrics(resource, registries)
         except BaseException:
             self.stop(0)
             raise
 
-    def _send_spans(self, resource: Resource, warn: Warn) -> None:
+    def _send_spans(self, resource: Resource) -> None:
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        for name in variables.exporters("traces"):
-            losses = _Losses("spans not sent", self._log, warn)
+        for name in exporters("traces"):
+            losses = Losses("spans not sent", self._log)
             self._senders.append(sender := _Spans(_exporter("traces", name), losses))
             provider.add_span_processor(sender)
         if self._senders:
             trace.set_tracer_provider(provider)
 
-    def _send_metrics(
-        self, resource: Resource, registries: Sequence[CollectorRegistry], warn: Warn
-    ) -> None:
-        readers = []
-        for name in variables.exporters("metrics"):
-            losses = _Losses("metrics not sent", self._log, warn)
-            sender = _Metrics(_exporter("metrics", name), resource, registries, losses)
+    def _send_metrics(self, resource: Resource, registries: Sequence[CollectorRegistry]) -> None:
+        names = exporters("metrics")
+        if not names:
+            return
+        from aragora_q.observability.otel import metrics  # noqa: PLC0415 - if asked for
+
+        senders = []
+        for name in names:
+            losses = Losses("metrics not sent", self._log)
+            sender = metrics.Metrics(_exporter("metrics", name), resource, registries, losses)
             self._senders.append(sender)
-            readers.append(sender.reader)
-        if readers:
-            provider = MeterProvider(readers, resource=resource, shutdown_on_exit=False)
-            metrics.set_meter_provider(provider)
+            senders.append(sender)
+        metrics.set_provider(senders, resource)
 
     def stop(self, seconds: float) -> None:
         """Send what is left, for at most `seconds`; warn of what is lost then."""
@@ -102,7 +94,7 @@ class Sending:
                 sender.abandon()
 
 
-def _exporter(signal: variables.Signal, name: str) -> Any:
+def _exporter(signal: Signal, name: str) -> Any:
     found = variables.find_exporter(signal, name)
     if found is None:  # removed since the variables were checked
         raise ImportError(name=name)
@@ -136,16 +128,15 @@ def _reason(argument: object) -> str:
     """Return what an argument of a log record says about the cause, without text that may hold a secret."""
     if isinstance(argument, BaseException):
         return type(argument).__name__
-    if isinstance(argument, str):
-        argument = _CODES.get(argument)
-    return f"HTTP {argument}" if isinstance(argument, int) else ""
+    code = _CODES.get(argument) if isinstance(argument, str) else argument
+    return f"HTTP {code}" if isinstance(code, int) and code in _CODES.values() else ""
 
 
-class _Losses:
+class Losses:
     """Counts what is not sent; warns at most once in WARN_SECONDS, and at the end."""
 
-    def __init__(self, event: str, log: _Log, warn: Warn) -> None:
-        self._event, self._log, self._warn = event, log, warn
+    def __init__(self, event: str, log: _Log) -> None:
+        self._event, self._log = event, log
         self._lock = threading.Lock()
         self._count = self._told = 0
         self._warn_at = float("-inf")
@@ -168,13 +159,13 @@ class _Losses:
             self._told = self._count
             self._warn_at = time.monotonic() + WARN_SECONDS
             reason = self._log.reason or "no answer in time"
-            self._warn(EventMessage(self._event, {"count": self._count, "reason": reason}))
+            warn(self._event, {"count": self._count, "reason": reason})
 
 
 class _Spans(BatchSpanProcessor):
     """Sends spans in batches. A span for which the queue has no place is dropped."""
 
-    def __init__(self, exporter: SpanExporter, losses: _Losses) -> None:
+    def __init__(self, exporter: SpanExporter, losses: Losses) -> None:
         self._losses = losses
         self._lock = threading.Lock()
         self._queue_size = variables.queue_size()
@@ -218,67 +209,4 @@ class _SpanExporter(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        self._exporter.shutdown()
-
-
-class _Metrics:
-    """Sends what the registries and the instruments of OpenTelemetry have, at a fixed interval.
-
-    The SDK's own reader sends nothing unless it has instruments.
-    """
-
-    def __init__(
-        self,
-        exporter: MetricExporter,
-        resource: Resource,
-        registries: Sequence[CollectorRegistry],
-        losses: _Losses,
-    ) -> None:
-        self._exporter, self._losses = exporter, losses
-        self._resource, self._registries = resource, registries
-        self.reader = InMemoryMetricReader(
-            exporter._preferred_temporality,  # noqa: SLF001 - as the SDK's own reader does
-            exporter._preferred_aggregation,  # noqa: SLF001
-        )
-        self._scope = InstrumentationScope("aragora_q", __version__)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"{THREADS}Metrics", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        interval_seconds = variables.interval_seconds()
-        while not self._stopping.wait(interval_seconds):
-            self._send()
-        self._send()
-
-    def _send(self) -> None:
-        result = MetricExportResult.FAILURE
-        try:
-            data = self._collect()
-            result = self._exporter.export(data)
-        except Exception:
-            logging.getLogger("opentelemetry").exception("metrics not sent")  # for `_Log`
-        if result is not MetricExportResult.SUCCESS:
-            self._losses.add(1)
-
-    def _collect(self) -> MetricsData:
-        of_instruments = self.reader.get_metrics_data()
-        found = [*of_instruments.resource_metrics] if of_instruments else []
-        own = [
-            metric
-            for registry in self._registries
-            for metric in registry_metrics.metrics_of(registry)
-        ]
-        scope = ScopeMetrics(self._scope, own, "")
-        return MetricsData([*found, ResourceMetrics(self._resource, [scope], "")])
-
-    def shutdown(self) -> None:
-        """Send once more, and end."""
-        self._stopping.set()
-        self._thread.join()
-        self._exporter.shutdown()
-
-    def abandon(self) -> None:
-        """Count what is still being sent as lost, and let the thread that sends end."""
-        self._losses.finish(self._thread.is_alive())
         self._exporter.shutdown()

@@ -1,4 +1,4 @@
-"""What the `OTEL_*` variables ask for, and what is wrong with them. Imports nothing of OpenTelemetry.
+"""What the `OTEL_*` variables mean, and what is wrong with them. Imports nothing of OpenTelemetry.
 
 OpenTelemetry itself reads the variables, but answers a wrong value with a traceback, or with a message that
 has a secret in it, or not at all.
@@ -10,12 +10,9 @@ import os
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
-Signal = Literal["traces", "metrics"]
-
-OTEL_HINT = "pip install 'aragora-q[otel]'"
+from aragora_q.observability.otel import OTEL_HINT, Signal, exporters, variable
 
 DEFAULT_INTERVAL_MILLISECONDS = 60_000
 """Between two exports of metrics."""
@@ -33,22 +30,6 @@ _SAMPLERS = (
     *("always_on", "always_off", "parentbased_always_on", "parentbased_always_off"),
     *_RATIO_SAMPLERS,
 )
-
-
-def variable(name: str) -> str:
-    """Return the value of a variable; empty if it is not set."""
-    return os.environ.get(name, "").strip()
-
-
-def exporters(signal: Signal) -> list[str]:
-    """Return the names of the exporters that the variables ask for."""
-    if variable("OTEL_SDK_DISABLED").lower() == "true":
-        return []
-    names = variable(f"OTEL_{signal.upper()}_EXPORTER")
-    if not names and signal == "traces":
-        endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-        names = "otlp" if any(map(variable, endpoints)) else ""
-    return [name for each in names.split(",") if (name := each.strip()) not in ("", "none")]
 
 
 def find_exporter(signal: Signal, name: str) -> EntryPoint | None:

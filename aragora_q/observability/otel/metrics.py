@@ -1,4 +1,4 @@
-"""The metrics of a registry of prometheus_client in the form that OpenTelemetry's exporters send.
+"""Send metrics: those of registries of prometheus_client, and of the instruments of OpenTelemetry.
 
 Names and labels are those at `/metrics`. Counters and histograms are cumulative, since the time that the
 registry knows; info metrics are gauges with the value 1.
@@ -6,35 +6,114 @@ registry knows; info metrics are gauges with the value 1.
 
 from __future__ import annotations
 
+import logging
 import math
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from opentelemetry.sdk.metrics import Exemplar
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import Exemplar, MeterProvider
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Gauge,
     Histogram,
     HistogramDataPoint,
+    InMemoryMetricReader,
     Metric,
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
     NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
     Sum,
 )
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.samples import Exemplar as FamilyExemplar
 from prometheus_client.samples import Sample
 
+from aragora_q._version import __version__
+from aragora_q.observability.otel import variables
+from aragora_q.observability.otel.sending import THREADS, Losses
+
 _CUMULATIVE = AggregationTemporality.CUMULATIVE
 _Labels = tuple[tuple[str, str], ...]
 
 
-def metrics_of(registry: CollectorRegistry) -> Iterator[Metric]:
-    """Yield the metrics that a registry has now."""
-    for family in registry.collect():
-        yield from _metrics(family, time.time_ns())
+class Metrics:
+    """Sends what the registries and the instruments of OpenTelemetry have, at a fixed interval.
+
+    The SDK's own reader sends nothing unless it has instruments.
+    """
+
+    def __init__(
+        self,
+        exporter: MetricExporter,
+        resource: Resource,
+        registries: Sequence[CollectorRegistry],
+        losses: Losses,
+    ) -> None:
+        self._exporter, self._losses = exporter, losses
+        self._resource, self._registries = resource, registries
+        self.reader = InMemoryMetricReader(
+            exporter._preferred_temporality,  # noqa: SLF001 - as the SDK's own reader does
+            exporter._preferred_aggregation,  # noqa: SLF001
+        )
+        self._scope = InstrumentationScope("aragora_q", __version__)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"{THREADS}Metrics", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        interval_seconds = variables.interval_seconds()
+        while not self._stopping.wait(interval_seconds):
+            self._send()
+        self._send()
+
+    def _send(self) -> None:
+        result = MetricExportResult.FAILURE
+        try:
+            data = self._collect()
+            result = self._exporter.export(data)
+        except Exception:
+            logging.getLogger("opentelemetry").exception("metrics not sent")  # for `_Log`
+        if result is not MetricExportResult.SUCCESS:
+            self._losses.add(1)
+
+    def _collect(self) -> MetricsData:
+        of_instruments = self.reader.get_metrics_data()
+        found = [*of_instruments.resource_metrics] if of_instruments else []
+        own = [
+            metric
+            for registry in self._registries
+            for family in registry.collect()
+            for metric in _metrics(family, time.time_ns())
+        ]
+        scope = ScopeMetrics(self._scope, own, "")
+        return MetricsData([*found, ResourceMetrics(self._resource, [scope], "")])
+
+    def shutdown(self) -> None:
+        """Send once more, and end."""
+        self._stopping.set()
+        self._thread.join()
+        self._exporter.shutdown()
+
+    def abandon(self) -> None:
+        """Count what is still being sent as lost, and let the thread that sends end."""
+        self._losses.finish(self._thread.is_alive())
+        self._exporter.shutdown()
+
+
+def set_provider(senders: Sequence[Metrics], resource: Resource) -> None:
+    """Let the instruments of OpenTelemetry, such as those of pydantic-ai, be read by `senders`."""
+    readers = [sender.reader for sender in senders]
+    metrics.set_meter_provider(MeterProvider(readers, resource=resource, shutdown_on_exit=False))
 
 
 def _metrics(family: Family, now: int) -> Iterator[Metric]:
