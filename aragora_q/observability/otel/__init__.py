@@ -68,8 +68,9 @@ def fault() -> str | None:
 
 
 def add_registry(registry: CollectorRegistry) -> None:
-    """Send the metrics of `registry`, too, where metrics are sent."""
-    _registries.append(registry)
+    """Send the metrics of `registry`, too, if metrics are sent at all."""
+    if exporters("metrics"):
+        _registries.append(registry)
 
 
 @contextmanager
