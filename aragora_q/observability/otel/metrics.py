@@ -42,6 +42,8 @@ from aragora_q._version import __version__
 from aragora_q.observability.otel import variables
 from aragora_q.observability.otel.sending import THREADS, Losses
 
+_SCOPE = InstrumentationScope("aragora_q", __version__)
+_SUCCESS = MetricExportResult.SUCCESS
 _CUMULATIVE = AggregationTemporality.CUMULATIVE
 _Labels = tuple[tuple[str, str], ...]
 
@@ -65,7 +67,6 @@ class Metrics:
             exporter._preferred_temporality,  # noqa: SLF001 - as the SDK's own reader does
             exporter._preferred_aggregation,  # noqa: SLF001
         )
-        self._scope = InstrumentationScope("aragora_q", __version__)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{THREADS}Metrics", daemon=True)
         self._thread.start()
@@ -77,26 +78,28 @@ class Metrics:
         self._send()
 
     def _send(self) -> None:
-        result = MetricExportResult.FAILURE
         try:
             data = self._collect()
-            result = self._exporter.export(data)
+            is_lost = bool(data) and self._exporter.export(MetricsData(data)) is not _SUCCESS
         except Exception:
-            logging.getLogger("opentelemetry").exception("metrics not sent")  # for `_Log`
-        if result is not MetricExportResult.SUCCESS:
+            logging.getLogger("opentelemetry").exception("metrics not sent")  # for the reason
+            is_lost = True
+        if is_lost:
             self._losses.add(1)
 
-    def _collect(self) -> MetricsData:
+    def _collect(self) -> list[ResourceMetrics]:
         of_instruments = self.reader.get_metrics_data()
         found = [*of_instruments.resource_metrics] if of_instruments else []
-        own = [
+        of_registries = [
             metric
             for registry in self._registries
             for family in registry.collect()
             for metric in _metrics(family, time.time_ns())
         ]
-        scope = ScopeMetrics(self._scope, own, "")
-        return MetricsData([*found, ResourceMetrics(self._resource, [scope], "")])
+        if of_registries:
+            scope = ScopeMetrics(_SCOPE, of_registries, "")
+            found.append(ResourceMetrics(self._resource, [scope], ""))
+        return found
 
     def shutdown(self) -> None:
         """Send once more, and end."""
@@ -192,7 +195,9 @@ def _exemplar(exemplar: FamilyExemplar) -> Exemplar:
         if name in exemplar.labels
     }
     rest = {name: value for name, value in exemplar.labels.items() if name not in ids}
-    return Exemplar(rest, exemplar.value, _nanoseconds(float(exemplar.timestamp or 0)), **ids)
+    return Exemplar(
+        rest, float(exemplar.value), _nanoseconds(float(exemplar.timestamp or 0)), **ids
+    )
 
 
 def _key(sample: Sample) -> _Labels:
