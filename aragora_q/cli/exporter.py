@@ -53,6 +53,8 @@ def exporter(
 
 async def _serve(settings: QueueConfig, host: str, port: int) -> None:
     """Serve until a signal arrives."""
+    from concurrent.futures import CancelledError
+
     from prometheus_client import CollectorRegistry
 
     from aragora_q.config.redis_url import format_address
@@ -73,9 +75,20 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> None:
         return asyncio.run_coroutine_threadsafe(snapshot, loop).result(seconds)
 
     registry = CollectorRegistry()
-    collector = queue_metrics.QueueCollector(collect)
-    registry.register(collector)
-    otel.add_registry(registry)
+    registry.register(queue_metrics.QueueCollector(collect))
+    is_open = True
+
+    def collect_while_open() -> Snapshot:
+        """As `collect`; at the end, raise CancelledError: the queue does not answer, but Redis is not away."""
+        if is_open:
+            snapshot = collect()
+            if is_open:
+                return snapshot
+        raise CancelledError
+
+    sent = CollectorRegistry()
+    sent.register(queue_metrics.QueueCollector(collect_while_open))
+    otel.add_registry(sent)
     try:
         with serving(
             registry, host, port, lambda: collect().stats is not None, "Redis does not answer"
@@ -86,6 +99,6 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> None:
             process.stay()
             await asyncio.Event().wait()
     finally:
-        registry.unregister(collector)  # what is sent at the end cannot read the queue
+        is_open = False
         await gates.close()
         await queue.close()

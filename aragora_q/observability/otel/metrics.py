@@ -12,6 +12,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 from opentelemetry import metrics
@@ -81,6 +82,8 @@ class Metrics:
         try:
             data = self._collect()
             is_lost = bool(data) and self._exporter.export(MetricsData(data)) is not _SUCCESS
+        except CancelledError:  # what it would read from is being closed
+            is_lost = False
         except Exception:
             logging.getLogger("opentelemetry").exception("metrics not sent")  # for the reason
             is_lost = True
