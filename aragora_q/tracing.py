@@ -47,6 +47,12 @@ def parse(traceparent: str | None, tracestate: str | None = None) -> str:
     return both if tracestate and fits else traceparent
 
 
+def carried(text: str) -> str:
+    """Return the trace context that `text` in a job's hash is; empty if it is none: others may write there."""
+    traceparent, _, tracestate = text.partition(" ")
+    return parse(traceparent, tracestate)
+
+
 def trace_id(context: str) -> str:
     """Return the trace id, 32 hex digits, of a context that a job carries; empty if it carries none."""
     return context[3:35]
