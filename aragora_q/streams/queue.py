@@ -154,6 +154,12 @@ class RedisStreamsQueue(WorkQueue):
         self.tracker = JobStatusTracker(self.connection)
         """Reads jobs, statuses and history."""
         self._durability_is_checked = False
+        self._span_attributes = {
+            "messaging.system": "aragora_q",
+            "messaging.operation.name": "enqueue",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": self.config.queue,
+        }
         self._keys = self.connection.keys
 
     @cached_property
@@ -239,7 +245,9 @@ class RedisStreamsQueue(WorkQueue):
     ) -> tuple[list[bytes], bool]:
         """Send jobs, in a span whose context they carry; return what became of each, and if it is confirmed."""
         config, connection, durable = self.config, self.connection, True
-        with tracing.span(f"enqueue {config.queue}", "producer") as span:
+        with tracing.span(f"enqueue {config.queue}", "producer", self._span_attributes) as span:
+            if span.is_sampled:
+                span.set(_message_attributes(items))
             trace = span.context or tracing.current()
             if durability == "none":
                 statuses = await connection.run(
@@ -254,7 +262,7 @@ class RedisStreamsQueue(WorkQueue):
                     "enqueue", items, durability, max_backlog=config.max_backlog, trace=trace
                 )
             if span.is_sampled:
-                _describe_sent(span, config.queue, items, statuses)
+                _note_results(span, statuses)
         return statuses, durable
 
     def _outcomes(
@@ -963,29 +971,19 @@ def _without_refusals(outcomes: Sequence[EnqueueOutcome | None]) -> list[Enqueue
     return [None if isinstance(outcome, InvalidPayload) else outcome for outcome in outcomes]
 
 
-def _describe_sent(
-    span: tracing.Span, queue: str, items: Sequence[EnqueueItem], statuses: Sequence[bytes]
-) -> None:
-    """Add to the span in which jobs were sent what became of them."""
-    refused = [status for status in statuses if status not in NO_REFUSALS]
-    one_or_many: tracing.Attributes = (
-        {"messaging.message.id": items[0][1].id}
-        if len(items) == 1
-        else {"messaging.batch.message_count": len(items)}
-    )
-    span.set(
-        {
-            "messaging.system": "aragora_q",
-            "messaging.operation.name": "enqueue",
-            "messaging.operation.type": "send",
-            "messaging.destination.name": queue,
-            "aragora_q.jobs_created": statuses.count(b"created"),
-            "aragora_q.jobs_refused": len(refused),
-            **one_or_many,
-        }
-    )
+def _message_attributes(items: Sequence[EnqueueItem]) -> tracing.Attributes:
+    if len(items) == 1:
+        return {"messaging.message.id": items[0][1].id}
+    return {"messaging.batch.message_count": len(items)}
+
+
+def _note_results(span: tracing.Span, statuses: Sequence[bytes]) -> None:
+    """Add to a span what became of the jobs that were sent."""
+    refused = [status.decode() for status in statuses if status not in NO_REFUSALS]
+    created = statuses.count(b"created")
+    span.set({"aragora_q.jobs_created": created, "aragora_q.jobs_refused": len(refused)})
     if refused:
-        span.fail(refused[0].decode())
+        span.fail(refused[0])
 
 
 def _refusal(fields: EnqueueFields, status: bytes) -> InvalidPayload:
