@@ -64,7 +64,7 @@ def fault() -> str | None:
         return None
     from aragora_q.observability.otel import variables  # noqa: PLC0415 - short commands do without
 
-    return next(variables.faults(), None)
+    return variables.fault()
 
 
 def add_registry(registry: CollectorRegistry) -> None:

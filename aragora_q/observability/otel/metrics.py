@@ -91,8 +91,13 @@ class Metrics:
             self._losses.add(1)
 
     def _collect(self) -> list[ResourceMetrics]:
+        """Return all as one: of several with the same resource, exporters send only the last."""
         of_instruments = self.reader.get_metrics_data()
-        found = [*of_instruments.resource_metrics] if of_instruments else []
+        scopes = [
+            scope
+            for each in (of_instruments.resource_metrics if of_instruments else ())
+            for scope in each.scope_metrics
+        ]
         of_registries = [
             metric
             for registry in self._registries
@@ -100,9 +105,8 @@ class Metrics:
             for metric in _metrics(family, time.time_ns())
         ]
         if of_registries:
-            scope = ScopeMetrics(_SCOPE, of_registries, "")
-            found.append(ResourceMetrics(self._resource, [scope], ""))
-        return found
+            scopes.append(ScopeMetrics(_SCOPE, of_registries, ""))
+        return [ResourceMetrics(self._resource, scopes, "")] if scopes else []
 
     def shutdown(self) -> None:
         """Send once more, and end."""

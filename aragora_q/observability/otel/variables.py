@@ -59,8 +59,12 @@ def interval_seconds() -> float:
     return float(value) / 1000
 
 
-def faults() -> Iterator[str]:
-    """Yield what is wrong with the variables, and what to do about it; no secret is in it."""
+def fault() -> str | None:
+    """Return what is wrong with the variables first, and what to do about it; no secret is in it."""
+    return next(_faults(), None)
+
+
+def _faults() -> Iterator[str]:
     for signal in ("traces", "metrics"):
         yield from _faults_of_exporters(signal)
     for name, is_valid, expected in _rules():
