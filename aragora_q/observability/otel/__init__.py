@@ -92,18 +92,16 @@ def exporting() -> Iterator[None]:
 
 
 def _start() -> Sending | None:
-    reason = fault()
-    if reason is None:
-        try:
+    try:
+        reason = fault()
+        if reason is None:
             from aragora_q.observability.otel.sending import Sending  # noqa: PLC0415 - likewise
 
             return Sending(_registries)
-        except ImportError as error:
-            reason = f"the package {error.name} is missing: {OTEL_HINT}"
-        except Exception as error:  # noqa: BLE001 - jobs matter more
-            reason = (
-                f"{type(error).__name__}: check the OTEL_* variables"  # its text may hold a secret
-            )
+    except ImportError as error:
+        reason = f"the package {error.name} is missing: {OTEL_HINT}"
+    except Exception as error:  # noqa: BLE001 - jobs matter more; its text may hold a secret
+        reason = f"{type(error).__name__}: check the OTEL_* variables"
     warn("no spans or metrics are sent", {"reason": reason})
     return None
 
@@ -113,5 +111,5 @@ def warn(event: str, fields: Mapping[str, object]) -> None:
     if logging.getLogger().hasHandlers():
         logger.warning(event, extra=fields)
     else:
-        with suppress(OSError, ValueError):  # closed
+        with suppress(OSError, ValueError, AttributeError):  # closed, now or from the start
             sys.stderr.write(f"warning: {EventMessage(event, fields)}\n")

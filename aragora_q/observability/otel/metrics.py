@@ -115,7 +115,7 @@ class Metrics:
         self._exporter.shutdown()
 
     def abandon(self) -> None:
-        """Count what is still being sent as lost, and let the thread that sends end."""
+        """Count what is still being sent as lost; the thread that sends makes no further attempt."""
         self._losses.finish(self._thread.is_alive())
         self._exporter.shutdown()
 

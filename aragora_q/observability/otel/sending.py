@@ -137,7 +137,7 @@ class Losses:
 
     def __init__(self, event: str, log: _Log) -> None:
         self._event, self._log = event, log
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may end a span while it is held
         self._count = self._told = 0
         self._warn_at = float("-inf")
 
@@ -167,7 +167,7 @@ class _Spans(BatchSpanProcessor):
 
     def __init__(self, exporter: SpanExporter, losses: Losses) -> None:
         self._losses = losses
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # likewise
         self._queue_size = variables.queue_size()
         self._waiting = 0
         """Spans in the queue, and in the batch that is being sent."""
@@ -191,7 +191,7 @@ class _Spans(BatchSpanProcessor):
             self._losses.add(count)
 
     def abandon(self) -> None:
-        """Count what waits as lost, and let the thread that sends end."""
+        """Count what waits as lost; the thread that sends makes no further attempt."""
         self._losses.finish(self._waiting)
         self.span_exporter.shutdown()
 
