@@ -59,3 +59,28 @@ async def test_the_span_of_a_command_is_sent(cli_command, harness, receiver):
     assert (span.kind, span.trace_id, span.parent_id) == ("producer", TRACE, PARENT[36:52])
     assert await _traces(harness, "job") == [f"00-{TRACE}-{span.span_id}-01"]
     assert not any(b"Tea" in body for body in receiver.bodies)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:SECRET@otel:4318/SECRET?q=SECRET"}, "to otel:4318"),
+        ({"OTEL_TRACES_EXPORTER": "console,otlp"}, "to the exporter console and localhost"),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+            "pip install opentelemetry-exporter-otlp-proto-grpc",
+        ),
+        ({"OTEL_TRACES_EXPORTER": "none"}, None),
+    ],
+)
+def test_doctor_says_where_spans_go(run_cli, monkeypatch, variables, expected):
+    """A note, or a warning if they go nowhere; nothing if none are asked for. No secret is in it."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    done = run_cli("doctor", "--json")
+    found = [each for each in done.object["findings"] if each["check"] == "traces"]
+    assert [each["severity"] for each in found] == (
+        [] if expected is None else ["warning" if "pip" in expected else "note"]
+    )
+    assert expected is None or expected in found[0]["detail"]
+    assert "SECRET" not in done.out
