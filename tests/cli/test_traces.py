@@ -64,7 +64,10 @@ async def test_the_span_of_a_command_is_sent(cli_command, harness, receiver):
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:SECRET@otel:4318/SECRET?q=SECRET"}, "to otel:4318"),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:SECRET@otel:4318/SECRET?q=SECRET"},
+            "to otel:4318",
+        ),
         ({"OTEL_TRACES_EXPORTER": "console,otlp"}, "to the exporter console and localhost"),
         (
             {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 
 from support import consoles
 
@@ -25,16 +26,19 @@ def test_only_changes_are_sent_and_each_is_of_its_request(
     console = start_console(**variables)
     console.get("/login?code=SECRET")
 
-    def post(trace):
+    def post(*headers):
         body = json.dumps({"payload": {"q": "SECRET"}})
+        more = "".join(f"{each}\r\n" for each in headers)
         return (
-            f"POST {JOBS}?q=SECRET HTTP/1.1\r\nHost: localhost\r\n{trace}"
+            f"POST {JOBS}?q=SECRET HTTP/1.1\r\nHost: localhost\r\n"
             f"Authorization: Bearer {tokens[Role.PRODUCER]}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n{body}"
+            f"Content-Length: {len(body)}\r\n{more}\r\n{body}"
         ).encode()
 
-    answers = console.raw(post(f"traceparent: {PARENT}\r\n") + post("") + post(""))
-    assert answers.count("HTTP/1.1 201") == 3, answers
+    with socket.create_connection((console.host, console.port), 60) as client:
+        client.sendall(post(f"traceparent: {PARENT}") + post() + post("Connection: close"))
+        with client.makefile("rb") as answers:
+            assert answers.read().count(b"HTTP/1.1 201") == 3
     assert console.stop() == -signal.SIGTERM
     posts = receiver.named(f"POST {JOBS.replace('debates', '{queue}')}")
     assert [span.parent_id for span in posts] == [PARENT[36:52], "", ""]
