@@ -394,6 +394,8 @@ def _of_environment() -> Iterator[Finding]:
                 f"{name} is set, but is not a setting",
                 f"did you mean {near}?" if near else "see aragora-q config show",
             )
+    if (reason := otel.fault()) is not None:
+        yield Finding("warning", "environment", f"no spans or metrics are sent: {reason}")
 
 
 def _of_unit(config: QueueConfig) -> Iterator[Finding]:
