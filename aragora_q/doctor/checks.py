@@ -394,8 +394,6 @@ def _of_environment() -> Iterator[Finding]:
                 f"{name} is set, but is not a setting",
                 f"did you mean {near}?" if near else "see aragora-q config show",
             )
-    if (reason := otel.fault()) is not None:
-        yield Finding("warning", "environment", f"no spans or metrics are sent: {reason}")
 
 
 def _of_unit(config: QueueConfig) -> Iterator[Finding]:
@@ -422,14 +420,14 @@ def _of_unit(config: QueueConfig) -> Iterator[Finding]:
 
 def _of_traces() -> Iterator[Finding]:
     """Say where a process with these variables sends its spans, or why it cannot."""
-    if fault := otel.fault():
-        yield Finding("warning", "traces", fault, "")
+    if (reason := otel.fault()) is not None:
+        yield Finding("warning", "environment", f"no spans or metrics are sent: {reason}")
     elif otel.is_configured():
         where = [
             _receiver() if name == "otlp" else f"the exporter {name}"
             for name in otel.exporters("traces")
         ]
-        yield Finding("note", "traces", f"spans are sent to {' and '.join(where)}", "")
+        yield Finding("note", "environment", f"spans are sent to {' and '.join(where)}")
 
 
 def _receiver() -> str:

@@ -81,7 +81,7 @@ def test_doctor_says_where_spans_go(run_cli, monkeypatch, variables, expected):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     done = run_cli("doctor", "--json")
-    found = [each for each in done.object["findings"] if each["check"] == "traces"]
+    found = [each for each in done.object["findings"] if each["check"] == "environment"]
     assert [each["severity"] for each in found] == (
         [] if expected is None else ["warning" if "pip" in expected else "note"]
     )
