@@ -27,6 +27,13 @@ MAX_TRACE_BYTES = 512
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
+_MEMBER = (
+    r"(?:[a-z][_0-9a-z*/-]{0,255}|[a-z0-9][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13})="
+    r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+)
+_TRACESTATE = re.compile(rf"{_MEMBER}(?:[ \t]*,[ \t]*{_MEMBER}){{0,31}}")
+"""OpenTelemetry would log a part that is not valid, which may be any text."""
+
 _API = "opentelemetry.trace"
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
@@ -43,8 +50,8 @@ def parse(traceparent: str | None, tracestate: str | None = None) -> str:
         return ""
     tracestate = (tracestate or "").strip()
     both = f"{traceparent} {tracestate}"
-    fits = tracestate.isascii() and tracestate.isprintable() and len(both) <= MAX_TRACE_BYTES
-    return both if tracestate and fits else traceparent
+    is_valid = len(both) <= MAX_TRACE_BYTES and _TRACESTATE.fullmatch(tracestate)
+    return both if is_valid else traceparent
 
 
 def carried(text: str) -> str:

@@ -163,10 +163,8 @@ def traced(command: Callable[P, T]) -> Callable[P, T]:
         from aragora_q import tracing
         from aragora_q.observability import otel
 
-        variables = os.environ
-        tracing.received.set(
-            tracing.parse(variables.get("TRACEPARENT"), variables.get("TRACESTATE"))
-        )
+        parent, state = map(os.environ.get, ("TRACEPARENT", "TRACESTATE"))
+        tracing.received.set(tracing.parse(parent, state))
         with otel.exporting():
             return command(*args, **arguments)
 
