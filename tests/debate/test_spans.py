@@ -333,6 +333,6 @@ async def test_without_a_provider_nothing_is_instrumented(run_debate, stub, monk
 
 
 def test_the_sdk_is_not_imported():
-    """Whoever debates with models does not import the SDK of OpenTelemetry, only its interface."""
+    """Debates with models import the interface of OpenTelemetry, not its SDK."""
     code = "import sys, aragora_q.executors.debate.llm; print('opentelemetry.sdk' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
