@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, asynccontextmanager
 from copy import copy
+from functools import lru_cache
 from typing import Any
 
 from opentelemetry import trace
@@ -31,14 +32,20 @@ def traced(model: Model) -> Model:
     """
     has_content = os.environ.get(CAPTURE, "").strip().lower() == "true"
     covered = _Covered(model) if has_content else _WithoutForms(model)
-    return InstrumentedModel(covered, _Instrumentation(has_content=has_content))
+    settings = _shared(trace.get_tracer_provider(), has_content=has_content)
+    return InstrumentedModel(covered, settings)
 
 
 class _Instrumentation(InstrumentationSettings):
     """Settings of the library without its `include_content`, which allows texts of errors, too."""
 
-    def __init__(self, *, has_content: bool) -> None:
-        super().__init__(version=6, include_content=False, include_model_request_parameters=False)
+    def __init__(self, provider: trace.TracerProvider, *, has_content: bool) -> None:
+        super().__init__(
+            tracer_provider=provider,
+            version=6,
+            include_content=False,
+            include_model_request_parameters=False,
+        )
         self._has_content = has_content
 
     def handle_messages(self, *arguments: Any, **options: Any) -> None:
@@ -46,6 +53,12 @@ class _Instrumentation(InstrumentationSettings):
             telling = copy(self)
             telling.include_content = True
             super(_Instrumentation, telling).handle_messages(*arguments, **options)
+
+
+@lru_cache(maxsize=1)
+def _shared(provider: trace.TracerProvider, *, has_content: bool) -> _Instrumentation:
+    """Return the settings that all models share: the meters that they make are never freed."""
+    return _Instrumentation(provider, has_content=has_content)
 
 
 class _Covered(WrapperModel):
