@@ -316,6 +316,8 @@ RUNBOOKS = {
         f"aragora-q enqueue 'Is it wanted?' --id wanted {ASK} --delay 1d; aragora-q hold wanted",
         "aragora-q unhold wanted",
     ),
+    "late-starts-burn-fast": ("", "systemctl disable --now aragora-q-worker@3"),
+    "late-starts-burn-slow": ("", "systemctl disable --now aragora-q-worker@3"),
     "leases-lost": ("", ""),
     "no-append-only-file": (
         "redis-cli CONFIG SET appendonly no; redis-cli CONFIG REWRITE",
