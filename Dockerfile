@@ -4,7 +4,7 @@ ARG BASE_IMAGE=python:3.13-slim
 # Build stage: pip and the sources do not reach the final image.
 FROM ${BASE_IMAGE} AS build
 # Add `eval` for evaluations; it makes the image 170 MB larger.
-ARG EXTRAS=llm,web,top
+ARG EXTRAS=llm,web,top,otel
 COPY pyproject.toml README.md LICENSE /src/
 COPY aragora_q /src/aragora_q
 RUN python3 -m venv /opt/aragora-q \

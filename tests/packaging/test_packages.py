@@ -78,11 +78,11 @@ def test_one_file_runs_alone(dist, tmp_path):
     assert list((tmp_path / "unpacked").glob("aragora-q.pyz_*"))
 
 
-def test_console_and_top_are_included(dist, package):
-    """One file and .deb contain the packages of the extras web and top."""
+def test_extras_are_included(dist, package):
+    """One file and .deb contain the packages of the extras web, top and otel."""
     listed = zipfile.ZipFile(dist / "aragora-q.pyz").namelist()
     for names in (listed, run("dpkg-deb", "--contents", package).split()):
-        for extra in ("fastapi", "uvicorn", "textual"):
+        for extra in ("fastapi", "uvicorn", "textual", "opentelemetry/sdk/trace"):
             assert any(name.endswith(f"/{extra}/__init__.py") for name in names), extra
 
 

@@ -69,7 +69,7 @@ def wheels(tmp_path_factory):
     directory = tmp_path_factory.mktemp("wheels")
     run(
         sys.executable, "-m", "pip", "--python", "/usr/bin/python3.11", "wheel", "--quiet",
-        "--wheel-dir", directory, f"{ROOT}[llm,web,top]", "hatchling>=1.27",
+        "--wheel-dir", directory, f"{ROOT}[llm,web,top,otel]", "hatchling>=1.27",
     )  # fmt: skip
     for own in directory.glob("aragora_q-*"):
         own.unlink()

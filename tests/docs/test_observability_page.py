@@ -1,0 +1,117 @@
+"""docs/observability.md as printed, with a receiver: its debates are whole trees."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from support.docs import script, shell, write_files
+from support.web_api import application, served
+
+PAGE = "docs/observability.md"
+API = "The HTTP API"
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+"""Ids of the header that the page shows."""
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def run(commands, directory, **variables):
+    """Run commands of the page in a directory; return what they print."""
+    done = subprocess.run(
+        ["bash", "-c", commands],
+        capture_output=True, text=True, check=False, timeout=150, cwd=directory,
+        env={
+            **os.environ, **variables,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def path_to(receiver, name, trace_id):
+    """The names of the spans above one of these, in a trace."""
+    return receiver.parents(next(s for s in receiver.named(name) if s.trace_id == trace_id))
+
+
+def test_the_commands_work(receiver, tmp_path):
+    """From a shell, and from a program with its own tracer, a debate is one tree down to the model calls; a
+    program of `--exec` continues the tree of its attempt.
+    """
+    write_files(PAGE, tmp_path)
+    blocks = [block for block in shell(PAGE, "") if block.section != API]
+    printed = script(blocks).replace("http://127.0.0.1:4318", receiver.url)
+    said = run(printed, tmp_path, XDG_STATE_HOME=str(tmp_path / "state"))
+    [order] = receiver.named("order")
+    in_shell = {
+        span.attributes["messaging.message.id"]: span.trace_id
+        for span in receiver.named("run debates")
+    }
+    assert path_to(receiver, "count words", in_shell["words"]) == ["run debates", "enqueue debates"]
+    for trace_id, root in ((in_shell["tea"], []), (order.trace_id, ["order"])):
+        call, phase, *rest = path_to(receiver, "chat demo", trace_id)
+        assert call.startswith("call demo:")
+        assert phase.startswith("debate ")
+        assert rest == ["run debates", "enqueue debates", *root]
+    assert in_shell["tea"] in said, "status names the trace"
+
+
+async def test_the_request_works(new_harness, worker_pool, spans, tmp_path):
+    """A debate that `curl` enqueues is in the trace that its header names."""
+    if shutil.which("curl") is None:
+        pytest.skip("no curl: apt-get install curl")
+    harness = new_harness(queue="debates", executor="debate")
+    async with application(harness.config) as app, served(app) as address:
+        [block] = [block for block in shell(PAGE, "") if block.section == API]
+        printed = script([block]).replace("http://127.0.0.1:8080", address)
+        await asyncio.to_thread(run, printed, tmp_path, TOKEN="aq_any")
+    [request] = [span for span in spans.get_finished_spans() if span.name.startswith("POST ")]
+    [enqueue] = [span for span in spans.get_finished_spans() if span.name == "enqueue debates"]
+    assert f"{request.parent.span_id:016x}" == SPAN
+    assert enqueue.parent.span_id == request.context.span_id
+    assert (await harness.queue.get_job("coffee")).trace.split("-")[1] == TRACE
+
+
+def test_the_shell_program_passes_the_trace_on(redis_url, tmp_path):
+    """forward.sh sends the header of its attempt, also from a worker that does not trace."""
+    for program in ("jq", "curl"):
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program}: apt-get install {program}")
+    write_files(PAGE, tmp_path)
+    (tmp_path / "forward.sh").chmod(0o755)
+    received = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            received.append(self.headers["traceparent"])
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"final_answer": "to be"}')
+
+        def log_message(self, *_args):
+            """No log."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as service:
+        thread = Thread(target=service.serve_forever)
+        thread.start()
+        try:
+            commands = """
+                echo '{"payload": {"question": "To be?"}}' | aragora-q enqueue - --quiet
+                aragora-q worker --exec ./forward.sh --burst
+            """
+            run(
+                commands, tmp_path, REDIS_URL=redis_url,
+                TRACEPARENT=f"00-{TRACE}-{SPAN}-01",
+                SERVICE_URL=f"http://127.0.0.1:{service.server_port}",
+            )  # fmt: skip
+        finally:
+            service.shutdown()
+            thread.join()
+    assert received == [f"00-{TRACE}-{SPAN}-01"]
