@@ -55,10 +55,10 @@ def test_the_commands_work(receiver, tmp_path):
     }
     assert path_to(receiver, "count words", in_shell["words"]) == ["run debates", "enqueue debates"]
     for trace_id, root in ((in_shell["tea"], []), (order.trace_id, ["order"])):
-        call, phase, *rest = path_to(receiver, "chat demo", trace_id)
-        assert call.startswith("call demo:")
-        assert phase.startswith("debate ")
-        assert rest == ["run debates", "enqueue debates", *root]
+        above = path_to(receiver, "chat demo:careful", trace_id)
+        assert above == [
+            *("call demo:careful", "debate propose", "run debates", "enqueue debates"), *root
+        ]  # fmt: skip
     assert in_shell["tea"] in said, "status names the trace"
 
 
