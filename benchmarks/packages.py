@@ -48,7 +48,9 @@ def wheel(work):
     subprocess.run([PYTHON, "-m", "venv", "--without-pip", work / "venv"], check=True)
     pip = [sys.executable, "-m", "pip", "--python", work / "venv/bin/python"]
     subprocess.run(
-        [*pip, "install", "--quiet", f"{file}[llm,web,top,otel]"], check=True, stderr=subprocess.DEVNULL
+        [*pip, "install", "--quiet", f"{file}[llm,web,top,otel]"],
+        check=True,
+        stderr=subprocess.DEVNULL,
     )
     return file, [work / "venv/bin/aragora-q"], work / "venv"
 

@@ -23,11 +23,14 @@ LANGUAGES = {"sh", "python", "toml", "text", "json", "mermaid"}
 PLACES = {"", "debian", "docker", "cluster"}
 PYTHON = {"README.md", "docs/reference/api.md"}
 """Pages whose Python is not in files: tests/docs/test_readme.py runs it, except signatures."""
-APART = {"docs/experiments.md", "docs/http-api.md", "docs/money.md", "docs/webhooks.md"}
-"""Pages that test_experiments_page.py, test_http_page.py, test_money_page.py and test_webhooks_page.py run: all
-blocks, and what they print, or with a console, a provider or a receiver."""
-RUN_ELSEWHERE = {"ask.py", "chapters.py", "draft.sh", "write.py"}
-"""Programs that no shell block runs: tests/docs/test_executors_page.py runs them."""
+APART = {
+    *("docs/experiments.md", "docs/http-api.md", "docs/money.md", "docs/observability.md"),
+    "docs/webhooks.md",
+}
+"""Pages that the modules named after them, such as test_money_page.py, run: all blocks, and what they print, or
+with a console, a provider or a receiver."""
+RUN_ELSEWHERE = {"ask.py", "chapters.py", "draft.sh", "forward.sh", "write.py"}
+"""Programs that no shell block runs: test_executors_page.py and test_observability_page.py run them."""
 
 PAGES = sorted(pages())
 
@@ -316,6 +319,8 @@ RUNBOOKS = {
         f"aragora-q enqueue 'Is it wanted?' --id wanted {ASK} --delay 1d; aragora-q hold wanted",
         "aragora-q unhold wanted",
     ),
+    "late-starts-burn-fast": ("", "systemctl disable --now aragora-q-worker@3"),
+    "late-starts-burn-slow": ("", "systemctl disable --now aragora-q-worker@3"),
     "leases-lost": ("", ""),
     "no-append-only-file": (
         "redis-cli CONFIG SET appendonly no; redis-cli CONFIG REWRITE",
