@@ -37,7 +37,7 @@ from aragora_q.errors import (
     UnsupportedServer,
 )
 from aragora_q.gates import call_history, client, spending
-from aragora_q.observability import sd_notify
+from aragora_q.observability import otel, sd_notify
 from aragora_q.observability.http import serving
 from aragora_q.observability.logs import get_logger, setup_logging
 from aragora_q.observability.worker_metrics import WorkerMetrics
@@ -94,7 +94,7 @@ def run_worker(
     setup_logging(config.log_level, config.log_format)
     _ensure_open_files(config)
     is_running = threading.Event()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with otel.exporting(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         loop = runner.get_loop()
         running = _run(config, worker_id, is_running, burst=burst, reload=reload)
         return _run_despite_jobs(loop, loop.create_task(running), is_running)

@@ -78,7 +78,10 @@ def demo(
         drain_timeout_seconds=0,
         log_level="error",
     )
-    return options.run(_demo(settings, question, options.split_names(agents), rounds))
+    from aragora_q.observability import otel
+
+    with otel.exporting():
+        return options.run(_demo(settings, question, options.split_names(agents), rounds))
 
 
 async def _demo(settings: QueueConfig, question: str, agents: list[str], rounds: int) -> int:
