@@ -115,7 +115,7 @@ class Scheduler:
         return results.count("created"), min(until_next, READ_SECONDS) + spread_seconds
 
     async def _enqueue(self, ticks: list[Tick]) -> list[TickResult]:
-        """Enqueue jobs in a trace of their own: whoever started this process did not ask for them."""
+        """Enqueue jobs, in a new trace: they do not belong to that in which this process was started."""
         name, attributes = f"maintain {self._queue_name}", {"aragora_q.queue": self._queue_name}
         with tracing.span(name, attributes=attributes, parent="") as span:
             results = await self._schedules.enqueue(ticks)
