@@ -221,6 +221,7 @@ async def running_worker(
     """A worker with everything around it: queue, metrics, signals, systemd. The caller starts it."""
     queue = RedisStreamsQueue(config, consumer_name=worker_id)
     metrics = WorkerMetrics(config.queue)
+    otel.add_registry(metrics.registry)
     worker: DebateWorker | None = None
     try:
         preflight = None

@@ -38,6 +38,7 @@ class JobMetadata(TypedDict):
     tags: dict[str, str]
     notify: list[str]
     worker_id: str | None
+    trace_id: str | None
     created_at: int | None
     started_at: int | None
     completed_at: int | None

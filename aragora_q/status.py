@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from aragora_q import codec
+from aragora_q import codec, tracing
 from aragora_q.base import (
     HOLD_CAUSES,
     LANES,
@@ -546,6 +546,7 @@ def _job_from_fields(job_id: str, fields: Mapping[str, str], labels: bytes | Non
         started_at=_seconds(
             fields.get("started_at", fields.get("fence") if is_completed else None)
         ),
+        trace=tracing.carried(fields.get("trace", "")),
         **decode_labels(labels),
     )
 

@@ -1,6 +1,6 @@
 """Trace context in the form of W3C Trace Context, and spans of programs that trace with OpenTelemetry.
 
-A job carries the context of whoever enqueued it, as one text: `traceparent`, and, after a space,
+A job carries the context in which it was enqueued, as one text: `traceparent`, and, after a space,
 `tracestate` if there is one. Spans are made where the program has configured a tracer provider;
 elsewhere, `span` does nothing, and this module imports no package. `observability/otel.py` configures one
 for the command. Spans have ids, names, counts and types of errors, never the text of a job or of an error.
@@ -46,6 +46,12 @@ def parse(traceparent: str | None, tracestate: str | None = None) -> str:
     both = f"{traceparent} {tracestate}"
     fits = tracestate.isascii() and tracestate.isprintable() and len(both) <= MAX_TRACE_BYTES
     return both if tracestate and fits else traceparent
+
+
+def carried(text: str) -> str:
+    """Return the trace context that `text` in a job's hash is; empty if it is none: others may write there."""
+    traceparent, _, tracestate = text.partition(" ")
+    return parse(traceparent, tracestate)
 
 
 def trace_id(context: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
+from aragora_q import tracing
 from aragora_q.base import Group, Hold, Job, JobStatus
 from aragora_q.errors import AragoraQError, JobNotEnded, JobNotFound, TryAgain
 from aragora_q.formats import count, duration
@@ -91,6 +92,7 @@ def job_json(job: Job) -> JobJson:
         "tags": dict(job.tags),
         "notify": list(job.notify),
         "worker_id": job.worker_id,
+        "trace_id": tracing.trace_id(job.trace) or None,
         "created_at": _ms(job.created_at),
         "started_at": _ms(job.started_at),
         "completed_at": _ms(job.completed_at),

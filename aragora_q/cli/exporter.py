@@ -43,8 +43,12 @@ def exporter(
     /healthz returns 503 and aragora_q_queue_scrape_success is 0. There is no TLS and no
     authentication: bind to loopback or a private network.
     """
+    from aragora_q.observability import otel
+
     host, port = parse_address(listen, "--listen")
-    run(_serve(load(), host, port))
+    settings = load()
+    with otel.exporting():
+        run(_serve(settings, host, port))
 
 
 async def _serve(settings: QueueConfig, host: str, port: int) -> None:
@@ -52,7 +56,7 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> None:
     from prometheus_client import CollectorRegistry
 
     from aragora_q.config.redis_url import format_address
-    from aragora_q.observability import queue_metrics, sd_notify
+    from aragora_q.observability import otel, queue_metrics, sd_notify
     from aragora_q.observability.http import serving
     from aragora_q.observability.logs import setup_logging
     from aragora_q.streams.queue import RedisStreamsQueue
@@ -63,13 +67,15 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
 
     def collect() -> Snapshot:
-        """Read the queue's state; called from a thread of the HTTP server."""
+        """Read the queue's state; called from threads: of the HTTP server, and that sends metrics."""
         snapshot = queue_metrics.snapshot_in_time(queue, gates)
         seconds = queue_metrics.SCRAPE_SECONDS + 2
         return asyncio.run_coroutine_threadsafe(snapshot, loop).result(seconds)
 
     registry = CollectorRegistry()
-    registry.register(queue_metrics.QueueCollector(collect))
+    collector = queue_metrics.QueueCollector(collect)
+    registry.register(collector)
+    otel.add_registry(registry)
     try:
         with serving(
             registry, host, port, lambda: collect().stats is not None, "Redis does not answer"
@@ -80,5 +86,6 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> None:
             process.stay()
             await asyncio.Event().wait()
     finally:
+        registry.unregister(collector)  # what is sent at the end cannot read the queue
         await gates.close()
         await queue.close()

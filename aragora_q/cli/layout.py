@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from aragora_q import tracing
 from aragora_q.base import Group, Hold, Job, JobStatus
 from aragora_q.cli import output
 from aragora_q.cli.output import ago, count, truncate, wrapped
@@ -38,12 +39,7 @@ def job_lines(
     yield from _hold_rows(job, now)
     yield from _label_rows(job)
     yield from _payload_rows(job.payload)
-    yield _row("enqueued", _format_time(job.created_at, now))
-    if job.started_at is not None:
-        by = f" by {job.worker_id}" if job.worker_id else ""
-        yield _row("started", _format_time(job.started_at, now) + by)
-    if job.completed_at is not None:
-        yield _row("ended", _format_time(job.completed_at, now))
+    yield from _course_rows(job, now)
     if not job.status.is_terminal:
         yield from _progress_rows(job, quote_usd)
     if job.error and (not history or len(job.error) > TEXT_WIDTH):
@@ -213,6 +209,18 @@ def _payload_rows(payload: Mapping[str, Any]) -> Iterator[str]:
     agents = payload.get("agents")
     if isinstance(agents, list):
         yield _row("agents", ", ".join(map(str, agents)))
+
+
+def _course_rows(job: Job, now: float) -> Iterator[str]:
+    """Yield when the job was enqueued, started and ended, and its trace."""
+    yield _row("enqueued", _format_time(job.created_at, now))
+    if job.started_at is not None:
+        by = f" by {job.worker_id}" if job.worker_id else ""
+        yield _row("started", _format_time(job.started_at, now) + by)
+    if job.completed_at is not None:
+        yield _row("ended", _format_time(job.completed_at, now))
+    if job.trace:
+        yield _row("trace", tracing.trace_id(job.trace))
 
 
 def _history_text(event: Mapping[str, Any]) -> str:

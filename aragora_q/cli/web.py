@@ -94,6 +94,7 @@ def _of_demo(settings: QueueConfig) -> QueueConfig | None:
 async def _serve(settings: QueueConfig) -> None:
     """Serve until a signal arrives."""
     from aragora_q.config.redis_url import parse_address
+    from aragora_q.observability import otel
     from aragora_q.observability.logs import setup_logging
     from aragora_q.observability.web_metrics import WebMetrics
     from aragora_q.web import server
@@ -104,6 +105,7 @@ async def _serve(settings: QueueConfig) -> None:
     with server.listen(host, port) as sock:
         async with open_console(settings) as console:
             metrics = WebMetrics(settings.queue)
+            otel.add_registry(metrics.registry)
             auth = server.create_auth(settings, console, sock, metrics)
             _greet(console, auth, host, port)
             await server.serve(console, sock, auth, metrics, host)

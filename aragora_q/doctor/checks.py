@@ -34,6 +34,7 @@ from aragora_q.errors import (
 )
 from aragora_q.executors.debate.agents import only_model
 from aragora_q.gates.book import Book, Declaration
+from aragora_q.observability import otel
 from aragora_q.redis import acl, replies
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.server import ServerInfo, check_server
@@ -391,6 +392,8 @@ def _of_environment() -> Iterator[Finding]:
                 f"{name} is set, but is not a setting",
                 f"did you mean {near}?" if near else "see aragora-q config show",
             )
+    if (reason := otel.fault()) is not None:
+        yield Finding("warning", "environment", f"no spans or metrics are sent: {reason}")
 
 
 def _of_unit(config: QueueConfig) -> Iterator[Finding]:

@@ -53,7 +53,8 @@ ROLES = {
     "producer": Role(("enqueue", "seal"), (*READ, *CONFIRM), "sums"),
     "worker": Role(
         ("register", "start", "renew", "list_leased", "release_orphans", "complete", "retry", "fail", "release",
-         "suspend", "progress", "checkpoint", "purge", *SCHEDULES, *MAINTENANCE, *DELIVERY, *GATES),
+         "suspend", "progress", "checkpoint", "note_trace", "purge",
+         *SCHEDULES, *MAINTENANCE, *DELIVERY, *GATES),
         ("blpop", "get", "hget", "hgetall", "pttl", "time", "xinfo|consumers", "zcard", "zrange"),
     ),
     "reaper": Role(("maintenance_lock", "gate_declare", *SCHEDULES, *MAINTENANCE), READ),

@@ -11,7 +11,8 @@ queue's name is the hash tag (`aragora:queue:{debates}:stream`), so all keys of 
 | `delayed`                  | zset   | job id by due time, ms                                        |
 | `held`                     | zset   | job id by the time it was held, ms                            |
 | `completed`, `failed`, `cancelled` | zset | job id by end time, ms                                   |
-| `job:<id>`                 | hash   | the small fields of a job, every value at most 64 bytes       |
+| `job:<id>`                 | hash   | the small fields of a job, every value at most 64 bytes,      |
+|                            |        | except a `trace` with a `tracestate`                          |
 | `job:<id>:payload`         | string | the payload, while no stream entry holds it                   |
 | `job:<id>:result`          | string | of a completed job: payload JSON, newline, result JSON; of a  |
 |                            |        | failed job: its partial result, if it has one                 |
@@ -66,6 +67,7 @@ from aragora_q.base import (
     lane_of,
 )
 from aragora_q.money import LITTLE_SHARE
+from aragora_q.tracing import MAX_TRACE_BYTES
 
 GROUP = "aragora-workers"
 """The consumer group of every lane."""
@@ -177,6 +179,7 @@ LUA_CONSTANTS: dict[str, str | int | float] = {
     "MAX_DATA_BYTES": MAX_DATA_BYTES,
     "MAX_SEED_BYTES": MAX_SEED_BYTES,
     "MAX_LABELS_BYTES": MAX_LABELS_BYTES,
+    "MAX_TRACE_BYTES": MAX_TRACE_BYTES,
     "MAX_SPEND_ROWS": MAX_SPEND_ROWS,
     "SPEND_MS": SPEND_DAYS * 86_400_000,
     "CALL_TTL_MS": CALL_TTL_MS,

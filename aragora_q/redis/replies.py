@@ -102,8 +102,8 @@ def _is_cursor(reply: bytes) -> bool:
 
 
 _TEXT_TYPES = frozenset((bytes,))
-_DETAILS = re.compile(rb"(?:-?\d+ ){7}.*", re.DOTALL)
-"""Seven numbers and a job's labels."""
+_DETAILS = re.compile(rb"(?:-?\d+ ){9}.*", re.DOTALL)
+"""Nine numbers, a job's trace context and its labels."""
 _START_STATES = _words("ok empty paused unregistered")
 _MAYBE = bytes | None
 _ENTRIES = [_is_entry]
@@ -175,6 +175,7 @@ SCRIPTS: Mapping[str, Any] = {
     "list_leased": (bytes, ..., (bytes, bytes)),
     "maintenance_lock": _words("ok busy"),
     "may_write": int,
+    "note_trace": PerItem(_words("ok lost")),
     "pause": _words("changed unchanged"),
     "plan_schedules": PerItem(_words("planned changed")),
     "progress": PerItem(_words("ok lost")),

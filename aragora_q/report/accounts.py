@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from aragora_q import tracing
 from aragora_q.formats import count, dollars_or_unknown, duration
 from aragora_q.loose import mapping, mappings, number_or_none, text, texts, whole
 from aragora_q.report.calls import MADE_AGAIN
@@ -65,6 +66,7 @@ def record_of(debate: Debate) -> Facts:
         ("debate began", time_of(started)),
         ("attempt began", time_of(job.started_at)),
         ("ended", time_of(job.completed_at)),
+        ("trace", tracing.trace_id(job.trace)),
         ("labels in reviews", debate.labels()),
         *((name.replace("_", " "), text(value)) for name, value in record.items()),
     ]

@@ -26,7 +26,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from aragora_q import codec
+from aragora_q import codec, tracing
 from aragora_q.base import (
     HOLD_CAUSES,
     LIVE,
@@ -56,7 +56,7 @@ from aragora_q.labels import JobFilter, check_notify, decode_labels, encode_labe
 from aragora_q.loose import json_object
 from aragora_q.money import MICROS
 from aragora_q.redis import replies
-from aragora_q.redis.connection import FAILOVER_SECONDS, Connection
+from aragora_q.redis.connection import FAILOVER_SECONDS, Connection, Durability
 from aragora_q.redis.keys import MAX_CHANGES
 from aragora_q.redis.scripts import BATCH_LIMIT, Value, batched
 from aragora_q.redis.server import check_durability, check_server
@@ -85,6 +85,9 @@ DEAD_WORKER_LEASES = 3
 
 SPEND_SECONDS = 1.0
 """How long a sample waits for the gates, which may be on another server, to read what was spent."""
+
+NO_REFUSALS = frozenset((b"created", b"exists", b"past", b"paused", b"changed"))
+"""What `enqueue.lua` answers for a job that it does not refuse; the last three are of schedules."""
 
 REAPER = "reaper"
 """Consumer that a cron pass claims entries with; deleted again when it is empty."""
@@ -151,6 +154,12 @@ class RedisStreamsQueue(WorkQueue):
         self.tracker = JobStatusTracker(self.connection)
         """Reads jobs, statuses and history."""
         self._durability_is_checked = False
+        self._span_attributes = {
+            "messaging.system": "aragora_q",
+            "messaging.operation.name": "enqueue",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": self.config.queue,
+        }
         self._keys = self.connection.keys
 
     @cached_property
@@ -158,7 +167,7 @@ class RedisStreamsQueue(WorkQueue):
         """What has become of the times of schedules."""
         from aragora_q.streams.schedules import RedisSchedules
 
-        return RedisSchedules(self.connection, self.check, _refusal)
+        return RedisSchedules(self.connection, self.check, self._send, _refusal)
 
     @cached_property
     def outbox(self) -> RedisOutbox:  # type: ignore[override] # likewise
@@ -172,7 +181,8 @@ class RedisStreamsQueue(WorkQueue):
         return bool(await self.connection.run("may_write"))
 
     async def enqueue(self, job: Job) -> str:
-        [result] = await self._enqueue_batch([self.check(job)])
+        items = [self.check(job)]
+        [result] = self._outcomes(items, await self._send(items, self.config.durability))
         if isinstance(result, InvalidPayload):
             raise result
         if not result.durable:
@@ -228,17 +238,38 @@ class RedisStreamsQueue(WorkQueue):
         return results
 
     async def _enqueue_batch(self, items: Sequence[EnqueueItem]) -> list[EnqueueOutcome]:
+        return self._outcomes(items, await self._send(items, self.config.durability))
+
+    async def _send(
+        self, items: Sequence[EnqueueItem], durability: Durability = "none"
+    ) -> tuple[list[bytes], bool]:
+        """Send jobs, in a span whose context they carry; return what became of each, and if it is confirmed."""
         config, connection, durable = self.config, self.connection, True
-        if config.durability == "none":
-            statuses = await connection.run("enqueue", items, max_backlog=config.max_backlog)
-        else:
-            if not self._durability_is_checked:
-                server = await check_server(connection)
-                check_durability(server, connection, config.durability)
-                self._durability_is_checked = True
-            statuses, durable = await connection.run_with_durability(
-                "enqueue", items, config.durability, max_backlog=config.max_backlog
-            )
+        with tracing.span(f"enqueue {config.queue}", "producer", self._span_attributes) as span:
+            if span.is_sampled:
+                span.set(_message_attributes(items))
+            trace = span.context or tracing.current()
+            if durability == "none":
+                statuses = await connection.run(
+                    "enqueue", items, max_backlog=config.max_backlog, trace=trace
+                )
+            else:
+                if not self._durability_is_checked:
+                    server = await check_server(connection)
+                    check_durability(server, connection, durability)
+                    self._durability_is_checked = True
+                statuses, durable = await connection.run_with_durability(
+                    "enqueue", items, durability, max_backlog=config.max_backlog, trace=trace
+                )
+            if span.is_sampled:
+                _note_results(span, statuses)
+        return statuses, durable
+
+    def _outcomes(
+        self, items: Sequence[EnqueueItem], sent: tuple[list[bytes], bool]
+    ) -> list[EnqueueOutcome]:
+        """Return what became of jobs that were sent. Raises QueueFull if the queue was, for any of them."""
+        statuses, durable = sent
         outcomes = [
             EnqueueResult(fields.id, status == b"created", durable)
             if status in (b"created", b"exists")
@@ -938,6 +969,21 @@ def _padded(results: Sequence[EnqueueResult | None], count: int) -> Sequence[Enq
 
 def _without_refusals(outcomes: Sequence[EnqueueOutcome | None]) -> list[EnqueueResult | None]:
     return [None if isinstance(outcome, InvalidPayload) else outcome for outcome in outcomes]
+
+
+def _message_attributes(items: Sequence[EnqueueItem]) -> tracing.Attributes:
+    if len(items) == 1:
+        return {"messaging.message.id": items[0][1].id}
+    return {"messaging.batch.message_count": len(items)}
+
+
+def _note_results(span: tracing.Span, statuses: Sequence[bytes]) -> None:
+    """Add to a span what became of the jobs that were sent."""
+    refused = [status.decode() for status in statuses if status not in NO_REFUSALS]
+    created = statuses.count(b"created")
+    span.set({"aragora_q.jobs_created": created, "aragora_q.jobs_refused": len(refused)})
+    if refused:
+        span.fail(refused[0])
 
 
 def _refusal(fields: EnqueueFields, status: bytes) -> InvalidPayload:

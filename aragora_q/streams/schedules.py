@@ -7,7 +7,7 @@ console. Knows neither configurations nor cron expressions.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from aragora_q.base import MAX_ERROR_CHARS, Job
@@ -36,18 +36,20 @@ FIELDS = ("last", "next", "job", "missed", "paused", "error")
 class RedisSchedules(Schedules):
     """The schedules of one queue.
 
-    `check` makes the item of a job for `enqueue.lua`, or raises InvalidPayload; `refusal` makes the error of an
-    item that the script refused.
+    `check` makes the item of a job for `enqueue.lua`, or raises InvalidPayload; `send` sends items to it;
+    `refusal` makes the error of an item that the script refused.
     """
 
     def __init__(
         self,
         connection: Connection,
         check: Callable[..., EnqueueItem],
+        send: Callable[[Sequence[EnqueueItem]], Awaitable[tuple[list[bytes], bool]]],
         refusal: Callable[[EnqueueFields, bytes], InvalidPayload],
     ) -> None:
         self._connection = connection
         self._check = check
+        self._send = send
         self._refusal = refusal
 
     async def read(self) -> SchedulesRead:
@@ -80,7 +82,7 @@ class RedisSchedules(Schedules):
             else:
                 items.append((n, item))
         for batch in batched(items, weigh=lambda each: len(each[1][1].payload)):
-            statuses = await self._run([item for _, item in batch])
+            statuses, _ = await self._send([item for _, item in batch])
             for (n, (_, fields)), status in zip(batch, statuses, strict=True):
                 is_known = status in (
                     b"created",
@@ -107,7 +109,7 @@ class RedisSchedules(Schedules):
 
     async def run(self, name: str, job: Job, *, by: str = "", reason: str = "") -> bool:
         item = self._item(job, {"schedule": name}, by, reason)
-        [status] = await self._run([item])
+        [status], _ = await self._send([item])
         if status == b"full":
             config = self._connection.config
             raise QueueFull(config.queue, config.max_backlog)
@@ -141,16 +143,6 @@ class RedisSchedules(Schedules):
     def _item(self, job: Job, of: dict[str, Any], by: str, reason: str) -> EnqueueItem:
         tick = {**of, **{name: text.decode() for name, text in actor(by, reason).items()}}
         return self._check(job, tick=json.dumps(tick))
-
-    async def _run(self, items: Sequence[EnqueueItem]) -> list[bytes]:
-        return cast(
-            "list[bytes]",
-            await self._connection.run(
-                "enqueue",
-                items,
-                max_backlog=self._connection.config.max_backlog,
-            ),
-        )
 
 
 def _state(name: str, fields: dict[str, str]) -> ScheduleState:

@@ -11,7 +11,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
-from aragora_q import codec
+from aragora_q import codec, tracing
 from aragora_q.base import MAX_ERROR_CHARS, Job, JobStatus
 from aragora_q.changes import actor_name
 from aragora_q.config import QueueConfig
@@ -236,6 +236,9 @@ class RedisWorkerSession(WorkerSession):
                 f"job {job.id}: checkpoints exceed {MAX_JOURNAL_BYTES} bytes with {name!r:.100}"
             )
 
+    async def note_trace(self, job: Job, trace: str) -> None:
+        await self._write(job, "note_trace", (trace,))
+
     async def _write(self, job: Job, script: str, fields: tuple[Any, ...], **args: Any) -> bytes:
         item = self._keys.job(job.id), (job.id, job.fence, *fields)
         [word] = await self._connection.run(
@@ -307,8 +310,19 @@ class RedisLeaseRenewer:
 
 
 def _started(job_id: bytes, payload: bytes, details: bytes, worker_id: str, now_ms: int) -> Job:
-    *numbers, labels = details.split(b" ", 7)
-    fence, attempts, max_attempts, crashes, created_ms, priority, added_ms = map(int, numbers)
+    *numbers, texts = details.split(b" ", 9)
+    (
+        fence,
+        attempts,
+        max_attempts,
+        crashes,
+        created_ms,
+        priority,
+        added_ms,
+        restarts,
+        trace_bytes,
+    ) = map(int, numbers)
+    trace, labels = texts[:trace_bytes], texts[trace_bytes:]
     return Job(
         {},  # decoded by the attempt, which reports a malformed one
         job_id.decode(),
@@ -322,6 +336,8 @@ def _started(job_id: bytes, payload: bytes, details: bytes, worker_id: str, now_
         created_at=created_ms / 1000,
         started_at=now_ms / 1000,
         waited_seconds=max(0, now_ms - added_ms) / 1000,  # its entry's id may be ahead of the clock
+        trace=tracing.carried(trace.decode(errors="replace")) if trace else "",
+        is_restart=restarts == 1,
         raw_payload=payload,
         **(decode_labels(labels) if labels else {}),
     )

@@ -8,6 +8,8 @@ from support.sample_debates import SAMPLES
 from aragora_q import codec
 from aragora_q.contracts import Completed, Failed, Held
 
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01 vendor=1"
+
 
 async def test_an_error_is_shown_in_full(harness, run_cli):
     """`status` and `wait` show all of a long error, because the remedy is at its end."""
@@ -58,6 +60,19 @@ async def test_a_failed_job_shows_its_partial_result(harness, run_cli):
     assert "partial" not in run_cli("status", "bad").out + run_cli("status", "done").out
     listed = {job["id"]: job["result"] for job in run_cli("list", "--json").objects}
     assert listed == {"partly": {"answers": ["tea"]}, "bad": None, "done": {"answers": ["tea"]}}
+
+
+async def test_the_trace_is_shown_if_there_is_one(harness, run_cli):
+    """`status` has a row for it, `status` and `list` the field `trace_id`: null if there is none."""
+    for job_id, trace in (("none", ""), ("odd", "\x1b[31m"), ("some", TRACE)):
+        await harness.enqueue(job_id)
+        if trace:
+            harness.redis.hset(harness.keys.job(job_id), "trace", trace)
+    assert "trace      4bf92f3577b34da6a3ce929d0e0e4736" in run_cli("status", "some").lines
+    assert "trace" not in run_cli("status", "none").out + run_cli("status", "odd").out
+    assert run_cli("status", "some", "--json").object["trace_id"] == TRACE[3:35]
+    traces = {job["id"]: job["trace_id"] for job in run_cli("list", "--json").objects}
+    assert traces == {"none": None, "odd": None, "some": TRACE[3:35]}
 
 
 async def test_labels_are_shown_if_there_are_any(harness, run_cli):

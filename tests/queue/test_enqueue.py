@@ -148,7 +148,7 @@ async def test_malformed_extras_refuse_one_job(harness, extras):
         (key, fields._replace(extras=extras.encode())),
         harness.queue.check(Job({}, id="b")),
     ]
-    statuses = await harness.queue.connection.run("enqueue", items, max_backlog=0)
+    statuses = await harness.queue.connection.run("enqueue", items, max_backlog=0, trace="")
     assert statuses == [b"created", b"refused", b"created"]
     assert not list(harness.redis.scan_iter(match=f"{key}*"))
     assert harness.counters()["enqueued"] == 2

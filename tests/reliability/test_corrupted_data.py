@@ -111,7 +111,7 @@ def _as_text(fields):
 
 fields_of_jobs = st.sampled_from(
     ["status", "fence", "attempts", "max_attempts", "crashes", "priority", "entry", "lease_owner",
-     "created_at", "lease_ms", "started_at", "set_aside", "orphaned", "deferrals", "deferred_at"]
+     "created_at", "lease_ms", "started_at", "set_aside", "orphaned", "deferrals", "deferred_at", "trace"]
 )  # fmt: skip
 
 

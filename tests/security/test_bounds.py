@@ -92,7 +92,7 @@ async def _enqueue_unchecked(harness, *fields):
     """The script's reply for a job that no client checked; a valid one in the same call must be accepted."""
     rows = [(*fields, *[""] * (5 - len(fields))), ("sound", b"{}", "0 0 3", "", "")]
     items = [(harness.keys.job(row[0]), row) for row in rows]
-    result, sound = await harness.queue.connection.run("enqueue", items, max_backlog=0)
+    result, sound = await harness.queue.connection.run("enqueue", items, max_backlog=0, trace="")
     assert sound == b"created"
     return result
 

@@ -18,6 +18,8 @@ SINGLE_KEYS = {
 }  # fmt: skip
 KEYS_BY_NAME = ("worker", "group", "members", "experiment", "outbox", "sent", "delivery")
 COMPACT_BYTES = 64
+TRACE_BYTES = 512
+"""A context without `tracestate` has 55; with it, the job takes more memory."""
 
 
 def check(client, prefix):
@@ -111,9 +113,11 @@ def _pending(client, stream):
 
 def _problems_of_job(job_id, fields, parts, places):
     status, place = fields.get("status"), places.get(job_id, [])
-    long = [n for n, v in fields.items() if len(v.encode(errors="surrogateescape")) > COMPACT_BYTES]
-    if long:
+    sizes = {name: len(value.encode(errors="surrogateescape")) for name, value in fields.items()}
+    if long := {n for n, size in sizes.items() if size > COMPACT_BYTES} - {"trace"}:
         yield f"{long} exceed {COMPACT_BYTES} bytes"
+    if sizes.get("trace", 0) > TRACE_BYTES:
+        yield f"its trace context exceeds {TRACE_BYTES} bytes"
     if len(place) != 1:
         yield f"{status} is in {len(place)} places: {place}"
         return

@@ -70,7 +70,7 @@ COMMON = """
     config.settings config.sources config.values errors formats job_rules labels loose money
     moments process redis redis.client redis.connection redis.dialing redis.discovery redis.errors
     redis.keys redis.options redis.pool redis.replies redis.scripts redis.server redis.wire retry
-    status streams streams.finding streams.queue work_queue
+    status streams streams.finding streams.queue tracing work_queue
 """
 LOADED = {
     "status": "cli.layout cli.status cli.waiting events job_text views",

@@ -3,12 +3,13 @@
 -- include: groups holds schedules seeds
 -- rare: count_in_groups lane_stream
 -- keys: stream_high stream_normal stream_low delayed held completed failed cancelled counters events bell labels groups schedules changes
--- args: max_backlog
+-- args: max_backlog trace
 -- each job: id payload terms labels extras
 -- returns: per job: created | exists | full | sealed (its group takes no more jobs) | refused (too large, or
 -- malformed: not sent by this client) | unknown_source | no_calls (`source` has none to take over) | past (the schedule is
 -- done with this time) | paused (the schedule is) | changed (its missed times are to be counted again)
 --
+-- `trace` is the trace context of who sends the jobs; empty: none is known.
 -- `terms` are priority, delay in ms and attempts, in one text, because each argument costs time.
 -- `extras` is empty, or a JSON object with some of:
 -- - `hold`: why the job waits for an approval; it is held at once.
@@ -97,7 +98,7 @@ for n = 1, items do
       end
     end
     if job_labels == '' and extra == NONE and #uncreated == 0 then
-      create_job(job, id, payload, priority, delay_ms, max_attempts)
+      create_job(job, id, payload, priority, delay_ms, max_attempts, trace)
       created[#created + 1] = id
     else
       uncreated[#uncreated + 1], uncreated[id] = {job, id, payload, extra, priority, delay_ms, max_attempts, job_labels}, true
@@ -127,10 +128,10 @@ if #uncreated > 0 or ticks then
       local job, id, payload, extra, priority, delay_ms, max_attempts, job_labels = unpack(each)
       if extra.source then write_seeds(job, extra.source) end
       if extra.hold then
-        create_held(job, id, payload, priority, delay_ms, max_attempts, extra.hold)
+        create_held(job, id, payload, priority, delay_ms, max_attempts, trace, extra.hold)
         held_ids[#held_ids + 1] = id
       else
-        create_job(job, id, payload, priority, delay_ms, max_attempts)
+        create_job(job, id, payload, priority, delay_ms, max_attempts, trace)
       end
       created[#created + 1] = id
       if job_labels ~= '' then moved(id, nil, 'pending', job_labels) end

@@ -6,7 +6,8 @@
 -- args: job_prefix worker_id lease_owner instance_id lease_ms limit max_bytes first_lane closed max_attempts max_crashes retention_ms
 -- returns: ok | empty (no job was waiting) | paused | unregistered, number of jobs that were put off, the time; then per
 -- started job: id, payload, and, in one text, because each element of a reply costs time: fence, attempts, max_attempts,
--- crashes, created_at, priority, when it was added to its lane, labels
+-- crashes, created_at, priority, when it was added to its lane, 1 if it was started before, else 0, length of its
+-- trace context, that context, labels
 --
 -- Reads `first_lane` (high | normal | low) first, then the others. Stops when the payloads that were read
 -- have max_bytes, so that the reply stays bounded whatever clients enqueue.
@@ -188,7 +189,8 @@ local function start(n, job, state, crashes, is_suspect)
   started[s], status_before[s], is_started[id] = id, state.status or 'pending', true
   reply[3 * s + 1], reply[3 * s + 2] = id, payloads[n]
   reply[3 * s + 3] = fence .. ' ' .. attempts .. ' ' .. attempts_limit .. ' ' .. (crashes > 0 and text(crashes) or '0') .. ' '
-    .. created_at .. ' ' .. (priority or '0') .. ' ' .. added_at .. ' '
+    .. created_at .. ' ' .. (priority or '0') .. ' ' .. added_at .. (state.fence and ' 1 ' or ' 0 ')
+    .. (state.trace and #state.trace <= MAX_TRACE_BYTES and #state.trace .. ' ' .. state.trace or '0 ')
 end
 
 for n = 1, #entries do

@@ -17,6 +17,7 @@ TAKES_IN_DATA = {
     "progress",
     "checkpoint",
     "gate_learn",
+    "note_trace",
 }
 
 

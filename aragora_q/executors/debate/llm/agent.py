@@ -50,7 +50,7 @@ from aragora_q.executors.debate.requests import (
 from aragora_q.observability.logs import get_logger
 
 for _name in ("anyio._backends._asyncio", "opentelemetry.propagate"):
-    with suppress(ImportError):
+    with suppress(ImportError, ValueError):  # ValueError: OTEL_PROPAGATORS has an unknown name
         import_module(_name)  # before the first job, not with the first connection
 
 pydantic_ai.BANNER_ENABLED = False  # it would be printed between the lines of `aragora-q demo`

@@ -1,0 +1,117 @@
+"""Send spans, and metrics if asked, of this process to an OpenTelemetry receiver.
+
+Everything is configured by the standard `OTEL_*` variables; without them, nothing of OpenTelemetry is
+imported. Needs the extra `otel`. Used by the commands that enqueue or run jobs, which never fail because of
+it: what cannot be sent is dropped, with a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Literal
+
+from aragora_q.observability.logs import EventMessage, get_logger
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+    from aragora_q.observability.otel.sending import Sending
+
+logger = get_logger(__name__)
+
+OTEL_HINT = "pip install 'aragora-q[otel]'"
+
+Signal = Literal["traces", "metrics"]
+
+EXIT_SECONDS = 2.0
+"""Longest time at the end for what is not sent yet, whatever the receiver does."""
+
+_registries: list[CollectorRegistry] = []
+
+
+def variable(name: str) -> str:
+    """Return the value of a variable; empty if it is not set."""
+    return os.environ.get(name, "").strip()
+
+
+def exporters(signal: Signal) -> list[str]:
+    """Return the names of the exporters that the variables ask for."""
+    if variable("OTEL_SDK_DISABLED").lower() == "true":
+        return []
+    names = variable(f"OTEL_{signal.upper()}_EXPORTER")
+    if not names and signal == "traces":
+        endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        names = "otlp" if any(map(variable, endpoints)) else ""
+    return [name for each in names.split(",") if (name := each.strip()) not in ("", "none")]
+
+
+def is_configured() -> bool:
+    """Return True if `OTEL_*` variables say where to send spans."""
+    return bool(exporters("traces"))
+
+
+def _is_asked_for() -> bool:
+    return is_configured() or bool(exporters("metrics"))
+
+
+def fault() -> str | None:
+    """Return why what the variables ask for cannot be sent; None if nothing is wrong or asked for."""
+    if not _is_asked_for():
+        return None
+    from aragora_q.observability.otel import variables  # noqa: PLC0415 - short commands do without
+
+    return next(variables.faults(), None)
+
+
+def add_registry(registry: CollectorRegistry) -> None:
+    """Send the metrics of `registry`, too, if metrics are sent at all."""
+    if exporters("metrics"):
+        _registries.append(registry)
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """While the body runs, send its spans and metrics; afterwards, what is left, within EXIT_SECONDS.
+
+    What cannot be sent is warned of: at the start, at the end, and meanwhile at most once a minute. Used once
+    per process: OpenTelemetry's providers cannot be replaced.
+    """
+    if not _is_asked_for():
+        yield
+        return
+    sending = _start()
+    try:
+        yield
+    finally:
+        if sending is not None:
+            sending.stop(EXIT_SECONDS)
+
+
+def _start() -> Sending | None:
+    reason = fault()
+    if reason is None:
+        try:
+            from aragora_q.observability.otel.sending import Sending  # noqa: PLC0415 - likewise
+
+            return Sending(_registries)
+        except ImportError as error:
+            reason = f"the package {error.name} is missing: {OTEL_HINT}"
+        except Exception as error:  # noqa: BLE001 - jobs matter more
+            reason = (
+                f"{type(error).__name__}: check the OTEL_* variables"  # its text may hold a secret
+            )
+    warn("no spans or metrics are sent", {"reason": reason})
+    return None
+
+
+def warn(event: str, fields: Mapping[str, object]) -> None:
+    """Log a warning; where no log is set up, as in short commands, write it to stderr."""
+    if logging.getLogger().hasHandlers():
+        logger.warning(event, extra=fields)
+    else:
+        with suppress(OSError, ValueError):  # closed
+            sys.stderr.write(f"warning: {EventMessage(event, fields)}\n")

@@ -1,0 +1,315 @@
+"""Spans and metrics are sent as `OTEL_*` variables say; a receiver that does not take them costs nothing."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from itertools import pairwise
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from support import processes, servers
+from support.wait import wait_until_sync
+from support.worker_processes import run_burst_worker
+
+from aragora_q.observability import otel
+
+SECONDS = 25
+"""Time limit of a program; with `PATIENT`, the SDK itself would wait for 30 s at the end."""
+
+PATIENT = {"OTEL_EXPORTER_OTLP_TIMEOUT": "600"}
+
+SPANS = """
+import sys
+from aragora_q import tracing
+from aragora_q.observability import otel
+with otel.exporting():
+    for _ in range(int(sys.argv[1])):
+        with tracing.span("work"):
+            pass
+    print("done")
+"""
+
+
+def run(program, *args, **variables):
+    """Run a program that sends; return what it wrote to stderr. It never fails."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, *map(str, args)],
+        env=processes.env(**variables), check=False, capture_output=True, text=True,
+        timeout=SECONDS,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    return done.stderr
+
+
+def sending(receiver, **variables):
+    return {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, **variables}
+
+
+class TestConfiguration:
+    """The standard variables, and nothing else."""
+
+    def test_spans_arrive_with_what_the_variables_say_of_their_program(self, receiver):
+        variables = {
+            "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+            "OTEL_RESOURCE_ATTRIBUTES": "deployment.environment.name=test,team=a%20b",
+            "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "2",
+        }
+        assert run(SPANS, 5, **sending(receiver, **variables)) == ""
+        assert len(receiver.named("work")) == 5
+        assert receiver.requests == 3
+        resource = receiver.spans[0].resource
+        assert resource["service.name"] == "aragora-q"
+        assert resource["service.version"]
+        assert resource["service.instance.id"]
+        assert resource["deployment.environment.name"] == "test"
+        assert resource["team"] == "a b"
+        assert receiver.metrics == []
+
+    def test_names_and_samplers(self, receiver):
+        variables = {
+            "OTEL_SERVICE_NAME": "debates",
+            "OTEL_TRACES_SAMPLER": "traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": "0.5",
+        }
+        assert run(SPANS, 200, **sending(receiver, **variables)) == ""
+        assert 0 < len(receiver.spans) < 200
+        assert receiver.spans[0].resource["service.name"] == "debates"
+
+    def test_the_console_is_standard_error(self):
+        """Standard output is for what a command returns."""
+        assert '"name": "work"' in run(SPANS, 1, OTEL_TRACES_EXPORTER="console")
+
+    @pytest.mark.parametrize(
+        ("name", "value", "advice"),
+        [
+            ("OTEL_TRACES_EXPORTER", "zipkin", "otlp, console or none"),
+            ("OTEL_METRICS_EXPORTER", "prometheus", "/metrics"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "opentelemetry-exporter-otlp-proto-grpc"),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "smtp", "http/protobuf"),
+            ("OTEL_TRACES_SAMPLER", "sometimes", "parentbased_traceidratio"),
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "many", "whole number"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "5000", "OTEL_BSP_MAX_QUEUE_SIZE"),
+            ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1", "whole number"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "number of seconds"),
+            ("OTEL_METRIC_EXPORT_INTERVAL", "0", "milliseconds"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "gzip"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere", "no such file"),
+            ("OTEL_PROPAGATORS", "b3", "tracecontext"),
+        ],
+    )
+    def test_a_wrong_value_is_named(self, name, value, advice, monkeypatch):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")
+        monkeypatch.setenv(name, value)
+        reason = otel.fault()
+        assert name in reason
+        assert value in reason
+        assert advice in reason
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "user:secret@localhost:4318"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "Bearer secret"),
+            ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=b,secret"),
+        ],
+    )
+    def test_a_wrong_value_that_may_be_secret_is_not_shown(self, name, value, monkeypatch):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318")
+        monkeypatch.setenv(name, value)
+        reason = otel.fault()
+        assert name in reason
+        assert "secret" not in reason
+
+    def test_what_is_off_has_no_faults(self, monkeypatch):
+        monkeypatch.setenv("OTEL_TRACES_SAMPLER", "sometimes")
+        assert otel.fault() is None
+        monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+        assert otel.fault() is not None
+        monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+        assert otel.fault() is None
+
+    @pytest.mark.parametrize(
+        ("before", "reason"),
+        [
+            ("", "OTEL_TRACES_SAMPLER is 'sometimes'"),
+            ("import sys; sys.modules['opentelemetry.sdk.trace'] = None", "aragora-q[otel]"),
+        ],
+    )
+    def test_a_program_goes_on_without(self, receiver, before, reason):
+        """It warns once, if the variables are wrong or a package is missing."""
+        variables = sending(receiver, **({} if before else {"OTEL_TRACES_SAMPLER": "sometimes"}))
+        [warning] = run(before + SPANS, 1, **variables).splitlines()
+        assert warning.startswith("warning: no spans or metrics are sent reason=")
+        assert reason in warning
+        assert receiver.requests == 0
+
+
+class TestReceiversThatDoNotTakeThem:
+    """No failure, no long exit, no growing memory; one line says what is lost, without secrets."""
+
+    @pytest.mark.parametrize("status", [429, 500, 503, "silent", "down"])
+    def test_the_end_is_soon(self, receiver, status):
+        if status == "silent":
+            receiver.may_answer.clear()
+        elif status == "down":
+            receiver.close()
+        else:
+            receiver.status = status
+        endpoint = receiver.url.replace("://", "://user:secret@") + "/v1/traces?key=secret"
+        warned = run(
+            SPANS, 3, **PATIENT,
+            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=endpoint,
+            OTEL_EXPORTER_OTLP_HEADERS="authorization=secret",
+        )  # fmt: skip
+        [line] = warned.splitlines()
+        assert line.startswith("warning: spans not sent count=3 reason=")
+        assert "secret" not in line
+        if isinstance(status, int):
+            assert f"HTTP {status}" in line
+
+    def test_no_more_spans_wait_than_the_queue_takes(self, receiver):
+        """Those above are dropped at once; the others arrive when the receiver answers."""
+        receiver.may_answer.clear()
+        answers = threading.Timer(60, receiver.may_answer.set)
+        program = SPANS.replace('print("done")', 'print("done", flush=True); sys.stdin.read()')
+        variables = {"OTEL_BSP_MAX_QUEUE_SIZE": "10", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "5"}
+        with subprocess.Popen(
+            [sys.executable, "-c", program, "1000"],
+            env=processes.env(**sending(receiver, **variables)), stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            assert process.stdout.readline() == "done\n"
+            receiver.may_answer.set()
+            _, warned = process.communicate(timeout=60)
+        answers.cancel()
+        assert len(receiver.spans) == 10
+        first, last = warned.splitlines()  # the first loss is told of at once
+        assert "spans not sent count=1 " in first
+        assert "spans not sent count=990 " in last
+
+    def test_a_job_is_enqueued_and_run(self, receiver, redis_url):
+        """Whatever the receiver does, `enqueue` and a worker end with exit code 0, soon."""
+        receiver.may_answer.clear()
+        variables = sending(receiver, OTEL_METRICS_EXPORTER="otlp", **PATIENT)
+        added = processes.run_command(
+            "enqueue", "Tea or coffee?", "--agents", "demo,demo", "--id", "job", url=redis_url,
+            **variables,
+        )  # fmt: skip
+        assert added.returncode == 0, added.stderr
+        assert "spans not sent" in added.stderr
+        log = run_burst_worker(redis_url, **variables)
+        assert "spans not sent" in log
+        assert "metrics not sent" in log
+        shown = processes.run_command("status", "job", "--json", url=redis_url)
+        assert json.loads(shown.stdout)["state"] == "completed"
+
+
+METRICS = """
+import sys
+from prometheus_client import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
+from aragora_q.observability import otel
+from aragora_q.observability.worker_metrics import WorkerMetrics
+metrics = WorkerMetrics("q")
+otel.add_registry(metrics.registry)
+with otel.exporting():
+    metrics.attempts["completed"].inc()
+    for seconds in (0.3, 70, 99999):
+        metrics.attempt_duration.observe(seconds)
+    metrics.active.set(2)
+    print("done", flush=True)
+    sys.stdin.readline()
+    metrics.attempts["completed"].inc()
+    metrics.attempt_duration.observe(2, {"trace_id": f"{7:032x}", "span_id": f"{8:016x}"})
+sys.stderr.write(generate_latest(metrics.registry).decode())
+"""
+
+
+def _samples(text):
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+
+
+def _received(metrics):
+    """The metrics as samples of /metrics."""
+    samples = {}
+    for metric in metrics:
+        for point in getattr(metric, metric.WhichOneof("data")).data_points:
+            labels = {each.key: each.value.string_value for each in point.attributes}
+
+            def add(suffix, value, name=metric.name, labels=labels, **more):
+                samples[name + suffix, tuple(sorted({**labels, **more}.items()))] = value
+
+            if metric.WhichOneof("data") == "histogram":
+                add("_sum", point.sum)
+                add("_count", point.count)
+                below = 0
+                bounds = [*map(str, point.explicit_bounds), "+Inf"]
+                for bound, count in zip(bounds, point.bucket_counts, strict=True):
+                    below += count
+                    add("_bucket", below, le=bound)
+            else:
+                add("", point.as_double)
+    return samples
+
+
+class TestMetrics:
+    """`OTEL_METRICS_EXPORTER=otlp` sends those of /metrics."""
+
+    def test_they_are_those_of_metrics(self, receiver):
+        """Same names, labels and values; counters never fall; an exemplar has its trace."""
+        variables = {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_METRIC_EXPORT_INTERVAL": "100"}
+        with subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", METRICS],
+            env=processes.env(**sending(receiver, **variables)), stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            wait_until_sync(lambda: receiver.requests >= 3, 30, "metrics to be sent")
+            _, text = process.communicate("\n", timeout=60)
+        assert process.returncode == 0, text
+        names = [metric.name for metric in receiver.metrics]
+        last = receiver.metrics[-len(set(names)) :]
+        own = {key: value for key, value in _samples(text).items() if "process" not in key[0]}
+        received = _received(last)
+        assert {key: value for key, value in received.items() if key in own} == own
+        assert {name for name, _ in received} == {name for name, _ in _samples(text)}
+
+        counts = [
+            point
+            for metric in receiver.metrics
+            if metric.name == "aragora_q_attempts_total"
+            for point in metric.sum.data_points
+            if point.attributes[1].value.string_value == "completed"
+        ]
+        assert [counts[0].as_double, counts[-1].as_double] == [1, 2]
+        assert all(one.as_double <= other.as_double for one, other in pairwise(counts))
+        assert len({point.start_time_unix_nano for point in counts}) == 1
+        assert 0 < counts[0].start_time_unix_nano < counts[0].time_unix_nano
+        [histogram] = [each for each in last if each.name == "aragora_q_attempt_duration_seconds"]
+        [exemplar] = histogram.histogram.data_points[0].exemplars
+        assert (exemplar.as_double, exemplar.trace_id[-1], exemplar.span_id[-1]) == (2, 7, 8)
+
+    def test_an_exporter_sends_what_it_reads_from_the_queue(self, receiver, redis_url):
+        """At each interval, while /metrics is served, too."""
+        variables = {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_METRIC_EXPORT_INTERVAL": "100"}
+        with subprocess.Popen(
+            processes.cli("exporter", "--listen", f"127.0.0.1:{servers.free_port()}"),
+            env=processes.env(REDIS_URL=redis_url, **sending(receiver, **variables)),
+            stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            assert "serving" in process.stderr.readline()
+            seen = receiver.requests
+            wait_until_sync(lambda: receiver.requests > seen + 1, 30, "metrics to be sent")
+            process.terminate()
+            _, text = process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGTERM
+        assert text == ""
+        sent = _received(receiver.metrics)
+        assert sent["aragora_q_queue_scrape_success", (("queue", "debates"),)] == 1
+        assert sent["aragora_q_queue_jobs", (("queue", "debates"), ("state", "waiting"))] == 0

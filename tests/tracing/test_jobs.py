@@ -1,0 +1,108 @@
+"""Jobs and the contexts that they carry: the spans of enqueues, and what others wrote."""
+
+import pytest
+from opentelemetry.trace import SpanKind
+from support.schedules import now_ms
+
+from aragora_q import tracing
+from aragora_q.base import Job
+from aragora_q.contracts import Tick
+from aragora_q.errors import QueueFull
+from aragora_q.redis.scripts import BATCH_LIMIT
+
+SENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def context_of(span):
+    context = span.context
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+async def test_an_enqueue_is_a_span_that_its_job_carries(harness, spans):
+    """It has the current span as its parent, and names queue and job."""
+    with tracing.span("caller") as caller:
+        await harness.enqueue("a")
+        await harness.enqueue("a")
+    created, existing, _ = spans.get_finished_spans()
+    assert (created.name, created.kind) == ("enqueue debates", SpanKind.PRODUCER)
+    assert f"{created.parent.span_id:016x}" == caller.span_id
+    assert dict(created.attributes) == {
+        "messaging.system": "aragora_q",
+        "messaging.operation.name": "enqueue",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": "debates",
+        "messaging.message.id": "a",
+        "aragora_q.jobs_created": 1,
+        "aragora_q.jobs_refused": 0,
+    }
+    assert existing.attributes["aragora_q.jobs_created"] == 0
+    assert "error.type" not in existing.attributes
+    assert (await harness.queue.get_job("a")).trace == context_of(created)
+
+
+async def test_each_batch_of_many_jobs_is_one_span(harness, spans):
+    """All jobs of a batch carry the context of its span."""
+    with tracing.span("caller") as caller:
+        await harness.queue.enqueue_many(Job({}, id=f"j{n}") for n in range(BATCH_LIMIT + 2))
+    first, second, _ = spans.get_finished_spans()
+    assert first.attributes["messaging.batch.message_count"] == BATCH_LIMIT
+    assert second.attributes["messaging.batch.message_count"] == 2
+    assert "messaging.message.id" not in second.attributes
+    assert {f"{each.parent.span_id:016x}" for each in (first, second)} == {caller.span_id}
+    traces = [
+        (await harness.queue.get_job(f"j{n}")).trace for n in (0, BATCH_LIMIT - 1, BATCH_LIMIT)
+    ]
+    assert traces == [context_of(first), context_of(first), context_of(second)]
+
+
+async def test_a_refused_enqueue_is_a_failed_span(new_harness, spans):
+    """What is refused is counted, and named as the script names it."""
+    harness = new_harness(max_backlog=1)
+    with pytest.raises(QueueFull):
+        await harness.queue.enqueue_many([Job({}), Job({}), Job({})])
+    [span] = spans.get_finished_spans()
+    assert not span.status.is_ok
+    assert span.attributes["error.type"] == "full"
+    assert span.attributes["aragora_q.jobs_created"] == 1
+    assert span.attributes["aragora_q.jobs_refused"] == 2
+
+
+async def test_the_job_of_a_schedule_carries_a_context(harness, spans):
+    """A time that another process has enqueued is no error."""
+    at = now_ms(harness.redis) - 1000
+    tick = Tick("nightly", at, at + 60_000, Job({}, id="tick"), reason="due")
+    assert await harness.queue.schedules.enqueue([tick]) == ["created"]
+    assert await harness.queue.schedules.enqueue([tick]) == ["past"]
+    sent, past = spans.get_finished_spans()
+    assert (await harness.queue.get_job("tick")).trace == context_of(sent)
+    assert past.attributes["aragora_q.jobs_refused"] == 0
+    assert "error.type" not in past.attributes
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (b"", ""),
+        (b"garbage", ""),
+        (b"7 5", ""),
+        (b"\xff\xfe\n\x00", ""),
+        (b"group:other", ""),
+        (f"{SENT}\nTRACEPARENT=1".encode(), ""),
+        (f"{SENT} v=\x1b[31m".encode(), SENT),
+        (f"{SENT} v=é".encode(), SENT),
+        (b"x" * 5_000_000, ""),
+    ],
+)
+async def test_what_another_program_wrote_as_context_is_dropped(harness, written, read):
+    """The job starts with its own labels, and readers read it."""
+    session = await harness.worker()
+    await harness.enqueue("a", group="g", tenant="t")
+    await harness.enqueue("b")
+    harness.redis.hset(harness.keys.job("a"), "trace", written)
+    a, b = (await session.start(5)).jobs
+    assert (a.id, a.trace, a.group, a.tenant) == ("a", read, "g", "t")
+    assert (b.id, b.trace, b.group) == ("b", "", None)
+    known = await harness.queue.get_job("a")
+    assert (known.trace, known.group) == (read, "g")
+    await session.note_trace(a, SENT)
+    assert (await harness.queue.get_job("a")).trace == SENT
