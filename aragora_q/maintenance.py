@@ -119,7 +119,7 @@ def _traced(queue: str) -> Iterator[Counter[str]]:
     finally:
         if attributes := {f"aragora_q.{name}": count for name, count in changed.items() if count}:
             seconds = time.monotonic() - began_at
-            tracing.note(f"maintain {queue}", seconds, {"aragora_q.queue": queue, **attributes})
+            tracing.record(f"maintain {queue}", seconds, {"aragora_q.queue": queue, **attributes})
 
 
 async def purge_pass(

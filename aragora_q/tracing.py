@@ -120,8 +120,8 @@ def span(
     return _NOTHING if tracer is None else _span(tracer, name, kind, attributes, parent, link)
 
 
-def note(name: str, seconds: float, attributes: Attributes) -> None:
-    """Make a span of something that has ended and took `seconds`: in a new trace, without children."""
+def record(name: str, seconds: float, attributes: Attributes) -> None:
+    """Make a span, in a new trace, of something that has ended and took `seconds`."""
     if (tracer := _tracer()) is None:
         return
     from opentelemetry.context import Context  # noqa: PLC0415 - only in programs that trace
