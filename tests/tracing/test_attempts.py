@@ -26,7 +26,7 @@ def _links(span):
 
 @pytest.fixture
 def worker(new_harness, worker_pool):
-    """Starts a worker whose jobs run the steps of `support.executors`; returns its queue, with settings."""
+    """Starts a worker whose jobs run the steps of `support.executors`; returns the harness of its queue."""
 
     def start(**settings):
         harness = new_harness(**{**LONG_LEASE, **settings})
@@ -165,11 +165,11 @@ async def test_a_trace_that_cannot_be_noted_costs_nothing(worker, spans, error):
 
 
 async def test_without_a_provider_a_worker_notes_nothing(worker):
-    """Off, an attempt makes no call, and a context that the caller had stays with the job."""
+    """The context in which the job was enqueued stays with it."""
     harness = worker()
     context = f"00-{'a' * 32}-{'b' * 16}-01"
     token = tracing.received.set(context)
     await harness.enqueue_steps("j", ["fail", 1])
     tracing.received.reset(token)
     await harness.wait_for_end("j")
-    assert harness.fields("j").get("trace", context) == context
+    assert (await harness.queue.get_job("j")).trace == context
