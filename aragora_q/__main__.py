@@ -17,9 +17,25 @@ GC_THRESHOLD = 200_000
 One that stays calls `process.stay`."""
 
 
+class _RedisWithoutMetrics:
+    """Keeps redis-py from importing OpenTelemetry's SDK while it is imported itself.
+
+    It would, wherever the SDK is installed, for the type in one annotation, and every command would pay for it
+    in time and memory. Its metrics work without, and all other modules find the SDK.
+    """
+
+    @staticmethod
+    def find_spec(name: str, _path: object = None, _target: object = None) -> None:
+        if name.startswith("opentelemetry.sdk"):
+            redis = sys.modules.get("redis")
+            if redis is not None and not hasattr(redis, "__all__"):  # it is being imported
+                raise ModuleNotFoundError(name)
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     gc.set_threshold(GC_THRESHOLD)
+    sys.meta_path.insert(0, _RedisWithoutMetrics)
     try:
         code = _run()
     finally:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from aragora_q._version import __version__
 
@@ -28,6 +28,13 @@ MAX_TRACE_BYTES = 512
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
+_MEMBER = (
+    r"(?:[a-z][_0-9a-z*/-]{0,255}|[a-z0-9][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13})="
+    r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+)
+_TRACESTATE = re.compile(rf"{_MEMBER}(?:[ \t]*,[ \t]*{_MEMBER}){{0,31}}")
+"""OpenTelemetry would log a part that is not valid, which may be any text."""
+
 _API = "opentelemetry.trace"
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
@@ -44,8 +51,8 @@ def parse(traceparent: str | None, tracestate: str | None = None) -> str:
         return ""
     tracestate = (tracestate or "").strip()
     both = f"{traceparent} {tracestate}"
-    fits = tracestate.isascii() and tracestate.isprintable() and len(both) <= MAX_TRACE_BYTES
-    return both if tracestate and fits else traceparent
+    is_valid = len(both) <= MAX_TRACE_BYTES and _TRACESTATE.fullmatch(tracestate)
+    return both if is_valid else traceparent
 
 
 def carried(text: str) -> str:
@@ -117,7 +124,53 @@ def span(
     marks it as failed.
     """
     tracer = _tracer()
-    return _NOTHING if tracer is None else _span(tracer, name, kind, attributes, parent, link)
+    if tracer is None:
+        return _NOTHING
+    return _span(tracer, name, kind, attributes, _context_in(parent), link)
+
+
+def is_on() -> bool:
+    """Return True if the program has a tracer provider."""
+    return _tracer() is not None
+
+
+class Group:
+    """A span around spans of several tasks, while its body runs; it begins with the first of them.
+
+    Without any, there is none. It is not the current span of a task.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.attributes: dict[str, str | bool | int | float] = {}
+        """Those that the span has at its end."""
+        self._name = name
+        self._span: trace.Span | None = None
+
+    def span(
+        self, name: str, kind: Kind = "internal", attributes: Attributes | None = None
+    ) -> AbstractContextManager[Span]:
+        """Return a context manager as the function `span`, for a child of this span."""
+        tracer = _tracer()
+        if tracer is None:
+            return _NOTHING
+        from opentelemetry import trace  # noqa: PLC0415 - only in programs that trace
+
+        if self._span is None:
+            self._span = tracer.start_span(self._name, _context_in(None))
+        context = trace.set_span_in_context(self._span)
+        return _span(tracer, name, kind, attributes, context, "")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if self._span is None:
+            return
+        ended = _RealSpan(self._span)
+        ended.set(self.attributes)
+        if error is not None:
+            ended.fail(type(error).__qualname__)
+        self._span.end()
 
 
 def record(name: str, seconds: float, attributes: Attributes) -> None:
@@ -136,17 +189,11 @@ def _span(
     name: str,
     kind: Kind,
     attributes: Attributes | None,
-    parent: str | None,
+    context: Context | None,
     link: str,
 ) -> Iterator[Span]:
     from opentelemetry import trace  # noqa: PLC0415 - likewise
-    from opentelemetry.context import Context  # noqa: PLC0415
 
-    if parent is None:
-        parent = "" if trace.get_current_span().get_span_context().is_valid else received.get()
-        context = _context(parent) if parent else None
-    else:
-        context = _context(parent) if parent else Context()
     linked = trace.get_current_span(_context(link)).get_span_context() if link else None
     links = [trace.Link(linked)] if linked is not None and linked.is_valid else []
     kinds = trace.SpanKind
@@ -165,6 +212,17 @@ def _span(
         except BaseException as error:
             real.fail(type(error).__qualname__)
             raise
+
+
+def _context_in(parent: str | None) -> Context | None:
+    """Return the context in which a span begins; None: the current one. `parent` is as for `span`."""
+    from opentelemetry import trace  # noqa: PLC0415 - likewise
+    from opentelemetry.context import Context  # noqa: PLC0415
+
+    if parent is None:
+        parent = "" if trace.get_current_span().get_span_context().is_valid else received.get()
+        return _context(parent) if parent else None
+    return _context(parent) if parent else Context()
 
 
 def current() -> str:

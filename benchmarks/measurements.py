@@ -22,7 +22,7 @@ from aragora_q.base import Job
 from aragora_q.bench import CONCURRENCY, NOOP, Place, Result, Samples, Testbed, new_jobs
 from aragora_q.redis.scripts import BATCH_LIMIT, batched
 from aragora_q.streams.queue import RedisStreamsQueue
-from benchmarks import drains, executors, gates, labels, models, processes
+from benchmarks import drains, executors, gates, labels, models, processes, traces
 from benchmarks.queues import enqueue, with_queue
 
 SCORES_PER_CALL = 1_000
@@ -390,6 +390,9 @@ MEASUREMENTS: dict[str, Callable[[Testbed, Sizes], Iterator[Result]]] = {
         testbed, sizes.long_repeats, sizes.debates, sizes.reply_seconds
     ),
     "starts": lambda testbed, sizes: processes.starts(testbed, sizes.starts),
+    "traces": lambda testbed, sizes: traces.on_and_off(
+        testbed, sizes.repeats, sizes.drain, sizes.single, sizes.starts
+    ),
     "fleets": idle_fleets,
     "long_jobs": long_jobs,
     "labels": label_costs,

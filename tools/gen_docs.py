@@ -439,7 +439,9 @@ def command_manual() -> str:
     for code, meaning in exit_codes().items():
         lines += [".TP", str(code), roff(meaning)]
     lines += [".SH ENVIRONMENT", roff("Every setting has a variable, see aragora-q.toml(5). NO_COLOR disables "
-              "colors."), ".SH FILES"]  # fmt: skip
+              "colors. Commands that enqueue continue the trace that TRACEPARENT and TRACESTATE name; OTEL_* "
+              "variables of OpenTelemetry say where they, workers and the console send spans."),
+              ".SH FILES"]  # fmt: skip
     for source in SOURCES[1:4]:
         lines += [".PP", roff(source)]
     lines += [".SH SEE ALSO", roff("aragora-q.toml(5), systemd.service(5), redis-cli(1)")]

@@ -11,7 +11,7 @@ import typer
 from aragora_q.base import new_job_id
 from aragora_q.cli import options, output
 from aragora_q.cli.debates import with_debate_fields
-from aragora_q.cli.options import AsJson, LoadConfig, Notify, Quiet, Timeout, with_config
+from aragora_q.cli.options import AsJson, LoadConfig, Notify, Quiet, Timeout, traced, with_config
 from aragora_q.errors import AragoraQError, InvalidPayload, NotDurable, TryAgain
 from aragora_q.job_rules import forked_from
 
@@ -43,6 +43,7 @@ Exit codes:
 """
 
 
+@traced
 @with_config
 @with_debate_fields
 def enqueue(

@@ -18,7 +18,7 @@ from aragora_q.cli.debates import (
     Rerun,
     with_debate_fields,
 )
-from aragora_q.cli.options import CODES, AsJson, LoadConfig, Timeout, Yes, with_config
+from aragora_q.cli.options import CODES, AsJson, LoadConfig, Timeout, Yes, traced, with_config
 
 if TYPE_CHECKING:
     from aragora_q.cli.sweeping import SweepOptions
@@ -44,6 +44,7 @@ Exit codes:
 """
 
 
+@traced
 @with_config
 @with_debate_fields
 def eval_(

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aragora_q.streams.queue import RedisStreamsQueue
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Command = Callable[..., int | None]
 
 RedisUrl = Annotated[
@@ -147,6 +148,27 @@ def _check_texts(arguments: Mapping[str, Any]) -> None:
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and any("\ud800" <= char <= "\udfff" for char in text):
                 raise typer.BadParameter(f"{text!r:.100} is not UTF-8")
+
+
+def traced(command: Callable[P, T]) -> Callable[P, T]:
+    """Let `command`, which enqueues, continue its caller's trace: variables TRACEPARENT and TRACESTATE.
+
+    If `OTEL_*` variables ask for it, its spans are sent.
+    """
+
+    @wraps(command)
+    def wrapper(*args: P.args, **arguments: P.kwargs) -> T:
+        import os
+
+        from aragora_q import tracing
+        from aragora_q.observability import otel
+
+        parent, state = map(os.environ.get, ("TRACEPARENT", "TRACESTATE"))
+        tracing.received.set(tracing.parse(parent, state))
+        with otel.exporting():
+            return command(*args, **arguments)
+
+    return wrapper
 
 
 def _shared(name: str, option: Any) -> inspect.Parameter:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aragora_q.cli import SETTINGS, options, output
-from aragora_q.cli.options import CODES, AsJson, OnlyErrors, Reason, with_queue
+from aragora_q.cli.options import CODES, AsJson, OnlyErrors, Reason, traced, with_queue
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -240,6 +240,7 @@ def _described(
     "Exit codes:\n  0 the job is enqueued   2 usage   3 no such schedule here\n"
     f"  65 the job is refused\n  {CODES}",
 )
+@traced
 @with_queue
 async def run(
     queue: RedisStreamsQueue,

@@ -16,7 +16,7 @@ from aragora_q.cli.debates import (
     Rerun,
     with_debate_fields,
 )
-from aragora_q.cli.options import CODES, AsJson, LoadConfig, Quiet, Yes, with_config
+from aragora_q.cli.options import CODES, AsJson, LoadConfig, Quiet, Yes, traced, with_config
 
 EPILOG = f"""\b
 Examples:
@@ -33,6 +33,7 @@ Exit codes:
 """
 
 
+@traced
 @with_config
 @with_debate_fields
 def sweep(

@@ -54,6 +54,7 @@ def web(
     Where no Redis is configured and none runs here, the data of `aragora-q demo` is shown.
     """
     from aragora_q.errors import ConfigError
+    from aragora_q.observability import otel
 
     settings = load(web_listen=listen)
     try:
@@ -66,7 +67,8 @@ def web(
         raise ConfigError(
             f"the console needs the package {error.name}", hint='pip install "aragora-q[web]"'
         ) from None
-    run(_serve(_of_demo(settings) or settings), uvloop.new_event_loop)
+    with otel.exporting():
+        run(_serve(_of_demo(settings) or settings), uvloop.new_event_loop)
 
 
 def _of_demo(settings: QueueConfig) -> QueueConfig | None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from aragora_q.config.settings import QueueConfig
 from aragora_q.config.sources import ENVIRONMENT_NAMES, SECRET_FILES, SECRETS, read_sources
@@ -97,6 +98,7 @@ def _of_host(config: QueueConfig) -> Iterator[Finding]:
     yield from _of_agents(config)
     yield from _of_environment()
     yield from _of_unit(config)
+    yield from _of_traces()
 
 
 def _of_server(
@@ -392,8 +394,6 @@ def _of_environment() -> Iterator[Finding]:
                 f"{name} is set, but is not a setting",
                 f"did you mean {near}?" if near else "see aragora-q config show",
             )
-    if (reason := otel.fault()) is not None:
-        yield Finding("warning", "environment", f"no spans or metrics are sent: {reason}")
 
 
 def _of_unit(config: QueueConfig) -> Iterator[Finding]:
@@ -416,6 +416,25 @@ def _of_unit(config: QueueConfig) -> Iterator[Finding]:
             f"take {config.drain_timeout_seconds:.0f} s",
             "set TimeoutStopSec to drain_timeout_seconds + 30",
         )
+
+
+def _of_traces() -> Iterator[Finding]:
+    """Say where a process with these variables sends its spans, or why it cannot."""
+    if (reason := otel.fault()) is not None:
+        yield Finding("warning", "environment", f"no spans or metrics are sent: {reason}")
+    elif otel.is_configured():
+        where = [
+            _receiver() if name == "otlp" else f"the exporter {name}"
+            for name in otel.exporters("traces")
+        ]
+        yield Finding("note", "environment", f"spans are sent to {' and '.join(where)}")
+
+
+def _receiver() -> str:
+    """Return host and port of the receiver: the rest of its address may be secret."""
+    names = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    url = next(filter(None, map(otel.variable, names)), "localhost")
+    return urlsplit(url if "//" in url else f"//{url}").netloc.rpartition("@")[2]
 
 
 def _seconds(text: str) -> float | None:

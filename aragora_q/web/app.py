@@ -15,6 +15,7 @@ from aragora_q.web.console import Console
 from aragora_q.web.pages import errors
 from aragora_q.web.problems import API, of_router
 from aragora_q.web.snapshot import ClearAfterChanges
+from aragora_q.web.traces import UNTRACED, InTrace
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -28,6 +29,7 @@ def create_app(console: Console) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        telemetry=UNTRACED,
     )
     app.state.console = console
     app.router.routes += [_mount(API, _Api(console)), _mount("/api", _unknown)]
@@ -35,6 +37,7 @@ def create_app(console: Console) -> FastAPI:
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(packages=[("aragora_q.web", "static")]), name="static")
     app.add_middleware(ClearAfterChanges, shared=console.shared)
+    app.add_middleware(InTrace)
     errors.install(app)
     return app
 

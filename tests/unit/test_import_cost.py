@@ -65,6 +65,23 @@ def test_a_command_loads_a_client_and_nothing_else(monkeypatch):
     assert not loaded & (EXTRAS | {"rich", "uvloop", "prometheus_client"})
 
 
+OTEL = ("opentelemetry.sdk", "opentelemetry.exporter")
+
+
+@pytest.mark.parametrize("endpoint", ["", "http://127.0.0.1:1"])
+def test_only_what_traces_loads_the_sdk(endpoint, redis_url, monkeypatch):
+    """Redis-py looks for it: still no command loads it that has no spans, or is not asked for them."""
+    pytest.importorskip("opentelemetry.sdk")
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    enqueue = ("enqueue", "Tea or coffee?", "--agents", "demo,demo", "--id", "job")
+    traced = [enqueue, ("worker", "--burst")]
+    for command in (*([] if endpoint else traced), ("status", "job")):
+        loaded = all_modules_after(RUN, *command)
+        assert "redis" in loaded
+        assert not [name for name in loaded if name.startswith(OTEL)], command
+
+
 COMMON = """
     __main__ _version backoff base changes cli cli.options cli.output codec config config.redis_url
     config.settings config.sources config.values errors formats job_rules labels loose money
@@ -79,7 +96,7 @@ LOADED = {
         executors.debate.agents executors.debate.fallbacks executors.debate.keys
         executors.debate.local executors.debate.local.model_files executors.debate.prices
         executors.debate.providers intake intake.checks intake.jobs intake.quoter job job_fields
-        observability observability.logs
+        observability observability.logs observability.otel
     """,
     "wait": """
         cli.filters cli.layout cli.selection cli.wait cli.waiting events job_text report

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from aragora_q import ledger
+from aragora_q import ledger, tracing
 from aragora_q.context import AttemptContext, Call
 from aragora_q.errors import (
     AgentUnavailable,
@@ -50,6 +50,8 @@ class Asked(NamedTuple):
     read: ReadReply
     place: Mapping[str, Any]
     """Where in the debate it belongs, and, of a fallback, why it is asked (`closed`)."""
+    group: tracing.Group
+    """The span of which those of its calls are children."""
 
 
 AskAgent = Callable[[Asked, Manner], Awaitable[Entry]]
@@ -116,12 +118,33 @@ class CallBook:
         if clip is not None and clip >= limit:
             clip = None
         call = self._call(asked, manner, clip or limit)
+        attributes = {
+            "aragora_q.agent": agent.name,
+            "aragora_q.seat": asked.place["seat"],
+            "aragora_q.call": call.id,
+            "aragora_q.fallback": call.is_fallback,
+        }
+        with asked.group.span(f"call {agent.name}", attributes=attributes) as span:
+            entry, fault = await self._make(call, asked, manner, clip)
+            span.set({"aragora_q.outcome": entry["outcome"]})
+            if entry["usd"] is not None:
+                span.set({"aragora_q.cost_usd": entry["usd"]})
+            if fault is not None:
+                span.fail(type(fault.error).__qualname__)
+        if fault is not None:
+            raise fault
+        return entry
+
+    async def _make(
+        self, call: Call, asked: Asked, manner: Manner, clip: int | None
+    ) -> tuple[Entry, CallFault | None]:
+        """Make a call when it is granted, keep and settle it; return as `_request`."""
         await self._acquire(call)
         started_at = time.monotonic()
         entry, fault = await _request(asked, manner, clip)
         if fault is not None and isinstance(fault.error, WorkerUnable):
             await ledger.settle(self._attempt, call, ledger.NOT_SENT)
-            raise fault
+            return entry, fault
         entry |= {
             **asked.place,
             "id": call.id,
@@ -139,9 +162,7 @@ class CallBook:
                     await self._journal.put_fault(asked.name, entry)
         finally:
             await ledger.settle(self._attempt, call, settlement)
-        if fault is not None:
-            raise fault
-        return entry
+        return entry, fault
 
     def _call(self, asked: Asked, manner: Manner, max_output_tokens: int) -> Call:
         agent = asked.agent

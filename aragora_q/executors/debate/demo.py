@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from aragora_q import tracing
 from aragora_q.answer_form import AnswerForm
 from aragora_q.errors import PermanentError
 from aragora_q.executors.debate.consensus import stable_hash
@@ -97,9 +98,20 @@ class DemoAgent:
             PermanentError: the answer's JSON schema is not a simple one.
 
         """
-        await asyncio.sleep(PAUSE_SECONDS)
-        text = json.dumps(self._value(request), ensure_ascii=False)
-        input_words, output_words = (len(part.split()) for part in (str(request), text))
+        called = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": self.provider,
+            "gen_ai.request.model": self.model,
+        }
+        with tracing.span(f"chat {self.model}", "client", called) as span:
+            await asyncio.sleep(PAUSE_SECONDS)
+            text = json.dumps(self._value(request), ensure_ascii=False)
+            input_words, output_words = (len(part.split()) for part in (str(request), text))
+            span.set({
+                "gen_ai.response.model": self.model,
+                "gen_ai.usage.input_tokens": input_words,
+                "gen_ai.usage.output_tokens": output_words,
+            })  # fmt: skip
         return Reply(
             text,
             model=self.model,

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from aragora_q import tracing
 from aragora_q.base import Job
 from aragora_q.context import AttemptContext
 from aragora_q.errors import (
@@ -120,6 +121,10 @@ class Participants:
         self._logged: set[tuple[int, str]] = set()
         self._quorum = 0
         self._step = 0
+        self._group: tracing.Group
+        """The span of the current step."""
+        self._asked: set[int] = set()
+        """The seats that this attempt has asked in the current step."""
 
     def join(self, seats: Sequence[int]) -> None:
         """Add seats to the debate. Those that join later do not raise its quorum: it could do without them."""
@@ -150,22 +155,29 @@ class Participants:
             AgentUnavailable: another fault that may be temporary; not on the last attempt.
 
         """
-        self._step += 1
-        started_at, calls_before = time.monotonic(), len(self._journal)
-        dropped = await self._journal.dropped_in(self._step)
-        seats = [seat for seat in requests if seat in self.active and seat not in dropped]
-        found, faults = await self._gather(phase, seats, requests, labels, lead_seconds)
-        for seat, reason in dropped.items():
-            if seat in self.active:  # else it was dropped when the debate took another course
-                self._drop(seat, phase, reason)
-        self._record(phase, found)
-        for seat, value in found.items():
-            if value is not None:
-                take(seat, value)
-        await self._handle_faults(phase, faults)
-        if len(self._journal) > calls_before:
-            self._log_phase(phase, time.monotonic() - started_at)
-        return found
+        with self.step(phase):
+            started_at, calls_before = time.monotonic(), len(self._journal)
+            dropped = await self._journal.dropped_in(self._step)
+            seats = [seat for seat in requests if seat in self.active and seat not in dropped]
+            self._group.attributes["aragora_q.seats"] = len(seats)
+            found, faults = await self._gather(phase, seats, requests, labels, lead_seconds)
+            answered = {seat for seat, value in found.items() if value is not None}
+            self._group.attributes |= {
+                "aragora_q.seats_answered": len(answered),
+                "aragora_q.seats_journaled": len(answered - self._asked),
+                "aragora_q.seats_failed": len(faults),
+            }
+            for seat, reason in dropped.items():
+                if seat in self.active:  # else it was dropped when the debate took another course
+                    self._drop(seat, phase, reason)
+            self._record(phase, found)
+            for seat, value in found.items():
+                if value is not None:
+                    take(seat, value)
+            await self._handle_faults(phase, faults)
+            if len(self._journal) > calls_before:
+                self._log_phase(phase, time.monotonic() - started_at)
+            return found
 
     async def require(self, phase: Phase, found: Mapping[int, object]) -> None:
         """Drop the active seats that are missing in `found`. Raises PermanentError if too few are left."""
@@ -184,7 +196,7 @@ class Participants:
         labels: Mapping[str, int],
         part: str = "",
     ) -> Value | None:
-        """Ask one agent that is not a seat, in a separate phase. Raises as `ask_all`."""
+        """Ask one agent that is not a seat, within `step`. Raises as `ask_all`."""
         try:
             value = await self.ask(phase, seat, request, labels, part)
         except GateClosed:
@@ -206,9 +218,13 @@ class Participants:
             return False
         return isinstance(error, PermanentError) or self._attempt.is_last_attempt
 
-    def next_step(self) -> None:
-        """Begin a phase that asks with `ask_one`."""
+    @contextmanager
+    def step(self, phase: Phase) -> Iterator[None]:
+        """Hold a phase in the body, with a span if it makes a call."""
         self._step += 1
+        self._asked.clear()
+        with tracing.Group(f"debate {phase}") as self._group:
+            yield
 
     async def _gather(
         self,
@@ -269,6 +285,7 @@ class Participants:
         if self._journal.has_seeds and all(map(origin, tries)):
             tries += await self._take_over(call, request, labels, tries, agents, place)
         while self._next_manner(tries, agents) and self._may_ask(call, tries):
+            self._asked.add(seat)
             try:
                 entry = await self._ask_any(agents, call, request, labels, tries, place)
             except JobLimitReached as error:
@@ -374,7 +391,9 @@ class Participants:
                     at = {**place, "closed": why}
                     self._log_fallback(seat, name, why)
                 read = _reader(agent, request, labels)
-                return await self._ask_agent(Asked(agent, call, request, read, at), manner)
+                return await self._ask_agent(
+                    Asked(agent, call, request, read, at, self._group), manner
+                )
             except AragoraQError as error:
                 seconds = closed_seconds(error)
                 is_passed = name != own and isinstance(

@@ -121,14 +121,14 @@ class Election:
         names = self._answers.draw_labels("judge", self._options)
         size = await self._reserve(phase)
         shown = self._shown(names, phase, self._outsider, size)
-        self._seats.next_step()
         picked: set[int] = set()
-        for part, answers in ((".0", shown), (".1", dict(reversed(shown.items())))):
-            request = Vote(self._topic, answers, as_judge=True)
-            value = await self._ask_outsider(phase, request, names, part)
-            if value is None:
-                return None
-            picked.add(next(n for n, seats in enumerate(groups) if value["choice"] in seats))
+        with self._seats.step(phase):
+            for part, answers in ((".0", shown), (".1", dict(reversed(shown.items())))):
+                request = Vote(self._topic, answers, as_judge=True)
+                value = await self._ask_outsider(phase, request, names, part)
+                if value is None:
+                    return None
+                picked.add(next(n for n, seats in enumerate(groups) if value["choice"] in seats))
         if len(picked) > 1:
             self._seats.abstained[self._outsider] = (
                 "its choice depended on the order of the answers"
@@ -145,10 +145,9 @@ class Election:
             label: sum(vote.option == names[label] for vote in votes.values()) for label in shown
         }
         winner = label_of(best, names)
-        self._seats.next_step()
-        return await self._ask_outsider(
-            phase, Synthesize(self._topic, shown, counts, winner), names
-        )
+        request = Synthesize(self._topic, shown, counts, winner)
+        with self._seats.step(phase):
+            return await self._ask_outsider(phase, request, names)
 
     async def _reserve(self, phase: Phase) -> int | None:
         """Reserve a phase of the vote; return the size to which answers are cut in it, None: they are whole."""

@@ -18,6 +18,7 @@ from aragora_q.web import problems
 from aragora_q.web.api import actions, groups, jobs, money, queue, schedules, webhooks
 from aragora_q.web.api.routing import MODELS
 from aragora_q.web.media import PROBLEM
+from aragora_q.web.traces import UNTRACED
 
 if TYPE_CHECKING:
     from aragora_q.web.console import Console
@@ -37,6 +38,7 @@ def create_api(console: Console | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url="/openapi.json",
         redirect_slashes=False,
+        telemetry=UNTRACED,
         generate_unique_id_function=lambda route: route.name,
     )
     api.state.console = console

@@ -25,6 +25,7 @@ from aragora_q.web.problems import (
     invalid,
     title_of,
 )
+from aragora_q.web.traces import TracedRoute
 
 MODELS: dict[str, Any] = {}
 """Shapes of bodies by name, for the description of the API."""
@@ -87,6 +88,7 @@ def new_router(tag: str) -> APIRouter:
         tags=[tag],
         dependencies=[Depends(check_queue)],
         redirect_slashes=False,
+        route_class=TracedRoute,
     )
 
 

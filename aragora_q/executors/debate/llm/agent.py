@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -26,14 +27,15 @@ from pydantic_ai.messages import (
     ToolCallPart,
     UserPromptPart,
 )
-from pydantic_ai.models import ModelRequestParameters
+from pydantic_ai.models import Model, ModelRequestParameters
 
+from aragora_q import tracing
 from aragora_q.config.settings import QueueConfig
 from aragora_q.config.tables import NOT_ASKED_WITH, AgentConfig
 from aragora_q.errors import AgentUnavailable, PermanentError
 from aragora_q.executors.debate import prompts
 from aragora_q.executors.debate.consensus import stable_hash
-from aragora_q.executors.debate.llm import faults, models
+from aragora_q.executors.debate.llm import faults, instrumentation, models
 from aragora_q.executors.debate.llm.caching import Caching
 from aragora_q.executors.debate.llm.streaming import Events, received
 from aragora_q.executors.debate.prices import Price, price_of
@@ -264,14 +266,15 @@ class ModelAgent:
         settings = models.settings(config, self._model, is_ours=self._collects, streams=way.streams)
         settings["max_tokens"] = max_output_tokens
         settings.update(self._caching.settings(prompt))  # type: ignore[typeddict-item]
+        model = self._traced_model if tracing.is_on() else self._model
         limit = config.call_seconds
         if not way.streams:
             limit = min(limit, config.silence_seconds)
         try:
             async with asyncio.timeout(limit) as deadline:
                 if not way.streams or self._collects:
-                    return await self._model.request(messages, settings, parameters)
-                async with self._model.request_stream(messages, settings, parameters) as stream:
+                    return await model.request(messages, settings, parameters)
+                async with model.request_stream(messages, settings, parameters) as stream:
                     async for _ in stream:
                         pass
                 return stream.get()
@@ -279,6 +282,10 @@ class ModelAgent:
             if deadline.expired():
                 raise TimeoutError(f"no complete reply within {limit:g} s") from None
             raise
+
+    @cached_property
+    def _traced_model(self) -> Model:
+        return instrumentation.traced(self._model)
 
     def _judged(self, response: ModelResponse) -> Reply:
         reason = _finish_reason(response)

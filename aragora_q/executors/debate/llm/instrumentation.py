@@ -1,0 +1,108 @@
+"""Requests to models as spans and metrics, by the library's own instrumentation.
+
+Its format 6 follows the semantic conventions for generative AI as of OpenTelemetry 1.37, which call the
+provider `gen_ai.provider.name`; it repeats it under the older name `gen_ai.system`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager, asynccontextmanager
+from copy import copy
+from functools import lru_cache
+from typing import Any
+
+from opentelemetry import trace
+from pydantic_ai.messages import ModelMessage, ModelResponse
+from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
+from pydantic_ai.models.instrumented import InstrumentationSettings, InstrumentedModel
+from pydantic_ai.models.wrapper import WrapperModel
+from pydantic_ai.settings import ModelSettings
+
+CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+"""The standard variable that allows content: `true`."""
+
+
+def traced(model: Model) -> Model:
+    """Return `model` with requests that are spans of the program's tracer provider.
+
+    Without leave in the environment, they have no prompt, no reply and no form of a reply. They never have the
+    text of an error, in which a provider may repeat a prompt or a key.
+    """
+    has_content = os.environ.get(CAPTURE, "").strip().lower() == "true"
+    covered = _Covered(model) if has_content else _WithoutForms(model)
+    settings = _shared(trace.get_tracer_provider(), has_content=has_content)
+    return InstrumentedModel(covered, settings)
+
+
+class _Instrumentation(InstrumentationSettings):
+    """Settings of the library without its `include_content`, which allows texts of errors, too."""
+
+    def __init__(self, provider: trace.TracerProvider, *, has_content: bool) -> None:
+        super().__init__(
+            tracer_provider=provider,
+            version=6,
+            include_content=False,
+            include_model_request_parameters=False,
+        )
+        self._has_content = has_content
+
+    def handle_messages(self, *arguments: Any, **options: Any) -> None:
+        if self._has_content:
+            telling = copy(self)
+            telling.include_content = True
+            super(_Instrumentation, telling).handle_messages(*arguments, **options)
+
+
+@lru_cache(maxsize=1)
+def _shared(provider: trace.TracerProvider, *, has_content: bool) -> _Instrumentation:
+    """Return the settings that all models share: the meters that they make are never freed."""
+    return _Instrumentation(provider, has_content=has_content)
+
+
+class _Covered(WrapperModel):
+    """A model whose request has no spans below its own: clients of some providers make such, with prompts."""
+
+    async def request(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        with _unsampled():
+            return await super().request(messages, model_settings, model_request_parameters)
+
+    @asynccontextmanager
+    async def request_stream(
+        self, *arguments: Any, **options: Any
+    ) -> AsyncGenerator[StreamedResponse]:
+        with _unsampled():
+            async with super().request_stream(*arguments, **options) as stream:
+                yield stream
+
+
+class _WithoutForms(_Covered):
+    """One that tells its span nothing of the form of replies, which may be a schema of the job.
+
+    A span shows the prepared parameters of what it covers; the model itself prepares those that it sends.
+    """
+
+    def prepare_request(
+        self,
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,  # noqa: ARG002 - the form
+    ) -> tuple[ModelSettings | None, ModelRequestParameters]:
+        return super().prepare_request(model_settings, ModelRequestParameters())
+
+
+def _unsampled() -> AbstractContextManager[trace.Span]:
+    """Return a context manager in which the current span is as if it were not sampled.
+
+    So its children are not, by any sampler that goes by the parent.
+    """
+    current = trace.get_current_span().get_span_context()
+    hidden = trace.SpanContext(
+        current.trace_id, current.span_id, is_remote=False, trace_state=current.trace_state
+    )
+    return trace.use_span(trace.NonRecordingSpan(hidden))

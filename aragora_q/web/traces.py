@@ -1,0 +1,61 @@
+"""Traces of requests: each continues the one that its headers name, and what changes the queue is a span.
+
+FastAPI's own spans stay off: they have the query, which may hold the code of a login, and each read.
+"""
+
+from __future__ import annotations
+
+from fastapi.routing import APIRoute
+from fastapi.telemetry import TelemetryConfig
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aragora_q import tracing
+from aragora_q.web.guard import SAFE_METHODS
+from aragora_q.web.problems import API
+
+UNTRACED = TelemetryConfig(tracing=False, metrics=False, logs=False)
+
+
+class InTrace:
+    """Answers each request in the trace of its headers `traceparent` and `tracestate` (W3C Trace Context)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            parent = ",".join(headers.getlist("traceparent"))  # repeated, it is not valid
+            state = ",".join(headers.getlist("tracestate"))
+            tracing.received.set(tracing.parse(parent, state))
+        await self._app(scope, receive, send)
+
+
+class TracedRoute(APIRoute):
+    """A route of the API; its requests are spans, unless they only read."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        method: str = scope["method"]
+        if method in SAFE_METHODS:
+            await super().handle(scope, receive, send)
+            return
+        route = f"{API}{self.path_format}"
+        attributes = {
+            "http.request.method": method,
+            "http.route": route,
+            "url.scheme": scope["scheme"],
+        }
+        with tracing.span(f"{method} {route}", "server", attributes) as span:
+
+            async def send_noted(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    status: int = message["status"]
+                    span.set({"http.response.status_code": status})
+                    if status >= 500:
+                        span.fail(str(status))
+                await send(message)
+
+            await super().handle(scope, receive, send_noted)
