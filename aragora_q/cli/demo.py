@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aragora_q.cli import options, output
-from aragora_q.cli.options import DEMO_QUEUE, DEMO_SERVER, Agents, ConfigFile, RedisUrl
+from aragora_q.cli.options import DEMO_QUEUE, DEMO_SERVER, Agents, ConfigFile, RedisUrl, traced
 
 if TYPE_CHECKING:
     from aragora_q.base import Job
@@ -46,6 +46,7 @@ Exit codes:
 """
 
 
+@traced
 def demo(
     *,
     question: Annotated[
@@ -78,10 +79,7 @@ def demo(
         drain_timeout_seconds=0,
         log_level="error",
     )
-    from aragora_q.observability import otel
-
-    with otel.exporting():
-        return options.run(_demo(settings, question, options.split_names(agents), rounds))
+    return options.run(_demo(settings, question, options.split_names(agents), rounds))
 
 
 async def _demo(settings: QueueConfig, question: str, agents: list[str], rounds: int) -> int:
