@@ -93,16 +93,14 @@ async def reap_pass(
     with _traced(queue.config.queue) as changed:
         if not dry_run:
             report.promoted, _ = await promote_pass(queue, deadline=deadline)
-            changed["promoted"] = report.promoted
         report.reclaimed = await queue.reclaim(reclaimer, dry_run=dry_run, deadline=deadline)
-        if not dry_run:
-            changed["reclaimed"] = len(report.reclaimed)
         if not dry_run and not _is_past(deadline):
             report.unheld = await _unhold_all(queue, reclaimer, deadline)
-            changed["unheld"] = report.unheld
         if not dry_run and not _is_past(deadline):
             report.consumers_deleted = await queue.remove_dead_workers()
-            changed["workers_removed"] = report.consumers_deleted
+        if not dry_run:
+            changed["promoted"], changed["reclaimed"] = report.promoted, len(report.reclaimed)
+            changed["unheld"], changed["workers_removed"] = report.unheld, report.consumers_deleted
     if not dry_run:
         await queue.sample()
         report.ticks, _ = await Scheduler(queue.schedules, queue.config).step()
