@@ -2,7 +2,8 @@
 
 One function per pass. One worker of a queue runs the passes on timers; `reap` and `purge` run them from cron.
 Every step is one bounded script that re-checks what it acts on, so any number of processes may run them at
-once.
+once. A pass that changed something is a span, `maintain {queue}`, made when it has ended: most passes, one a
+second, change nothing.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeVar
 
+from aragora_q import tracing
 from aragora_q.backoff import jittered
 from aragora_q.base import TERMINAL, JobStatus
 from aragora_q.contracts import Gates, ReclaimResult
@@ -88,18 +90,34 @@ async def reap_pass(
     """
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     report = ReapReport()
-    if not dry_run:
-        report.promoted, _ = await promote_pass(queue, deadline=deadline)
-    report.reclaimed = await queue.reclaim(reclaimer, dry_run=dry_run, deadline=deadline)
-    if not dry_run and not _is_past(deadline):
-        report.unheld = await _unhold_all(queue, reclaimer, deadline)
-    if not dry_run and not _is_past(deadline):
-        report.consumers_deleted = await queue.remove_dead_workers()
+    with _traced(queue.config.queue) as changed:
+        if not dry_run:
+            report.promoted, _ = await promote_pass(queue, deadline=deadline)
+        report.reclaimed = await queue.reclaim(reclaimer, dry_run=dry_run, deadline=deadline)
+        if not dry_run and not _is_past(deadline):
+            report.unheld = await _unhold_all(queue, reclaimer, deadline)
+        if not dry_run and not _is_past(deadline):
+            report.consumers_deleted = await queue.remove_dead_workers()
+        if not dry_run:
+            changed["promoted"], changed["reclaimed"] = report.promoted, len(report.reclaimed)
+            changed["unheld"], changed["workers_removed"] = report.unheld, report.consumers_deleted
     if not dry_run:
         await queue.sample()
         report.ticks, _ = await Scheduler(queue.schedules, queue.config).step()
     report.is_complete = not _is_past(deadline)
     return report
+
+
+@contextmanager
+def _traced(queue: str) -> Iterator[Counter[str]]:
+    """Make a span of what the body did, if it counts anything in the yielded counter."""
+    changed, began_at = Counter[str](), time.monotonic()
+    try:
+        yield changed
+    finally:
+        if attributes := {f"aragora_q.{name}": count for name, count in changed.items() if count}:
+            seconds = time.monotonic() - began_at
+            tracing.record(f"maintain {queue}", seconds, {"aragora_q.queue": queue, **attributes})
 
 
 async def purge_pass(
@@ -172,12 +190,14 @@ class MaintenanceLoop:
         self._remove_seconds = min(lease_seconds, MAX_REMOVE_SECONDS)
         self._due: dict[str, float] = {}
         self._logged_at: dict[str, float] = {}
+        self._changed = Counter[str]()
+        """What the pass has changed so far."""
         self.registered_workers = 1
         """Registered workers of the queue, when it was last asked."""
 
     async def run(self) -> None:
         """Run until cancelled. A pass that fails because of Redis runs again when it is due."""
-        with suppress(*TRANSIENT_ERRORS):
+        with suppress(*TRANSIENT_ERRORS), _traced(self._queue.config.queue) as self._changed:
             # A restarted worker takes over the jobs of its dead predecessor.
             await self._unless_refused("reclaim", self._reclaim, None)
         while True:
@@ -199,13 +219,14 @@ class MaintenanceLoop:
         if not claim.is_granted:
             pause_seconds = self._ttl_seconds * max(0.5, claim.registered_workers / 10)
             return jittered(min(pause_seconds, MAX_ASK_SECONDS))
-        next_due_seconds = await self._unless_refused("promote", self._promote, None)
-        await self._run_if_due("reclaim", self._reclaim_seconds, self._reclaim)
-        await self._run_if_due("remove", self._remove_seconds, self._queue.remove_dead_workers)
-        await self.unhold()
-        since_purge = claim.seconds_since_purge
-        if since_purge is None or since_purge >= PURGE_INTERVAL_SECONDS:
-            await self._unless_refused("purge", partial(purge_pass, self._queue), None)
+        with _traced(self._queue.config.queue) as self._changed:
+            next_due_seconds = await self._unless_refused("promote", self._promote, None)
+            await self._run_if_due("reclaim", self._reclaim_seconds, self._reclaim)
+            await self._run_if_due("remove", self._remove_seconds, self._remove)
+            await self.unhold()
+            since_purge = claim.seconds_since_purge
+            if since_purge is None or since_purge >= PURGE_INTERVAL_SECONDS:
+                await self._unless_refused("purge", self._purge, None)
         await self._run_if_due("sample", RETRY_SAMPLE_SECONDS, self._sample)
         pause_seconds = min(MAX_PROMOTE_SECONDS, self._ttl_seconds / 2, self._reclaim_seconds)
         return pause_seconds if next_due_seconds is None else min(pause_seconds, next_due_seconds)
@@ -240,16 +261,24 @@ class MaintenanceLoop:
         )  # as a minute begins: samples are evenly spaced
 
     async def _promote(self) -> float | None:
-        _, next_due_seconds = await promote_pass(self._queue)
+        self._changed["promoted"], next_due_seconds = await promote_pass(self._queue)
         return next_due_seconds
+
+    async def _remove(self) -> None:
+        self._changed["workers_removed"] = await self._queue.remove_dead_workers()
+
+    async def _purge(self) -> None:
+        self._changed["purged"] = sum((await purge_pass(self._queue)).values())
 
     async def _unhold(self) -> None:
         with suppress(*TRANSIENT_ERRORS):  # the gates may be on another server
             if unheld := await self._held.unhold_pass():
+                self._changed["unheld"] = unheld
                 logger.info("held jobs freed", extra={"jobs": unheld})
 
     async def _reclaim(self) -> None:
         for job in await self._queue.reclaim(self._worker_id):
+            self._changed["reclaimed"] += 1
             logger.warning(
                 "job reclaimed from a dead worker",
                 extra={

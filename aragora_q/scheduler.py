@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 
+from aragora_q import tracing
 from aragora_q.backoff import jittered
 from aragora_q.config import QueueConfig
 from aragora_q.config.tables import ScheduleConfig
@@ -102,7 +103,7 @@ class Scheduler:
         if judged is None:
             return 0, 0.0
         ticks, plans, next_at = judged
-        results = await self._schedules.enqueue(ticks) if ticks else []
+        results = await self._enqueue(ticks) if ticks else []
         for tick, result in zip(ticks, results, strict=True):
             plans += self._conclude(tick, result, read.states.get(tick.schedule))
         if plans:
@@ -112,6 +113,14 @@ class Scheduler:
         spread_seconds = random.uniform(0, SPREAD_SECONDS)  # noqa: S311 - spreads load, guards nothing
         until_next = 0.0 if "changed" in results else next_at / 1000 - read.now
         return results.count("created"), min(until_next, READ_SECONDS) + spread_seconds
+
+    async def _enqueue(self, ticks: list[Tick]) -> list[TickResult]:
+        """Enqueue jobs, in a new trace: they do not belong to that in which this process was started."""
+        name, attributes = f"maintain {self._queue_name}", {"aragora_q.queue": self._queue_name}
+        with tracing.span(name, attributes=attributes, parent="") as span:
+            results = await self._schedules.enqueue(ticks)
+            span.set({"aragora_q.ticks": results.count("created")})
+        return results
 
     async def _judge_all(self, read: SchedulesRead) -> tuple[list[Tick], list[Plan], int] | None:
         """Return what is to be enqueued, what planned, and the next time. None: reconfigured meanwhile."""

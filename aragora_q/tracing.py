@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -73,6 +74,11 @@ class Span:
     trace_id = ""
     span_id = ""
     is_sampled = False
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """Its ids, named as in log lines and exemplars; empty without tracing."""
+        return {"trace_id": self.trace_id, "span_id": self.span_id} if self.trace_id else {}
 
     def set(self, attributes: Attributes) -> None:
         """Add attributes."""
@@ -165,6 +171,16 @@ class Group:
         if error is not None:
             ended.fail(type(error).__qualname__)
         self._span.end()
+
+
+def record(name: str, seconds: float, attributes: Attributes) -> None:
+    """Make a span, in a new trace, of something that has ended and took `seconds`."""
+    if (tracer := _tracer()) is None:
+        return
+    from opentelemetry.context import Context  # noqa: PLC0415 - only in programs that trace
+
+    began_ns = time.time_ns() - round(seconds * 1e9)
+    tracer.start_span(name, Context(), attributes=dict(attributes), start_time=began_ns).end()
 
 
 @contextmanager

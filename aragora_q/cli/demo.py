@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aragora_q.cli import options, output
-from aragora_q.cli.options import DEMO_QUEUE, DEMO_SERVER, Agents, ConfigFile, RedisUrl
+from aragora_q.cli.options import DEMO_QUEUE, DEMO_SERVER, Agents, ConfigFile, RedisUrl, traced
 
 if TYPE_CHECKING:
     from aragora_q.base import Job
@@ -46,6 +46,7 @@ Exit codes:
 """
 
 
+@traced
 def demo(
     *,
     question: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aragora_q.cli import options, output
-from aragora_q.cli.options import AsJson, Quiet, with_queue
+from aragora_q.cli.options import AsJson, Quiet, traced, with_queue
 
 if TYPE_CHECKING:
     from aragora_q.maintenance import ReapReport
@@ -37,6 +37,7 @@ Exit codes:
 """
 
 
+@traced
 @with_queue
 async def reap(
     queue: RedisStreamsQueue,

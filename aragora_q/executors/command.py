@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aragora_q import codec
+from aragora_q import codec, tracing
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
 from aragora_q.config.sources import SECRETS, environment_name
@@ -48,14 +48,19 @@ PERMANENT_EXIT_CODES = (os.EX_DATAERR, 2)
 
 SECRET_ENV = frozenset(
     {"REDIS_URL", "CREDENTIALS_DIRECTORY"}
+    | {f"OTEL_EXPORTER_OTLP{kind}_HEADERS" for kind in ("", "_TRACES", "_METRICS", "_LOGS")}
     | {f"{environment_name(name)}{suffix}" for name in SECRETS for suffix in ("", "_FILE")}
 )
-"""Variables with secrets of aragora-q: passed to the program only if `exec_env_allowlist` names them."""
+"""Variables with secrets of aragora-q, such as API keys of the receiver of spans: passed to the program only if
+`exec_env_allowlist` names them."""
 
 SYSTEMD_ENV = frozenset(
     {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"}
 )
 """Variables that systemd sets for this process only: never passed to the program."""
+
+TRACE_ENV = frozenset({"TRACEPARENT", "TRACESTATE"})
+"""The trace context of this process: the program gets that of the attempt."""
 
 MAX_LOG_LINE_BYTES = 2_000
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -67,11 +72,12 @@ PROGRESS_PER_SECOND = 10
 def create(config: QueueConfig) -> Executor:
     """Build the executor that runs `config.exec_command` once per attempt.
 
-    The program inherits this process' environment, except SYSTEMD_ENV and those SECRET_ENV that
+    The program inherits this process' environment, except SYSTEMD_ENV, TRACE_ENV and those SECRET_ENV that
     `config.exec_env_allowlist` does not name; ARAGORA_JOB_ID, ARAGORA_JOB_ATTEMPT and
-    ARAGORA_JOB_FENCE are added. It runs in its own process group. When the attempt is cancelled (job
-    cancelled, timed out or lease lost, worker stopping), or the gates refuse the job after what the program
-    reported of its spending, the group gets SIGTERM, and SIGKILL after `process_group.GRACE_SECONDS`.
+    ARAGORA_JOB_FENCE are added, and TRACE_ENV of the attempt, if it is traced. It runs in its own process
+    group. When the attempt is cancelled (job cancelled, timed out or lease lost, worker stopping), or the
+    gates refuse the job after what the program reported of its spending, the group gets SIGTERM, and
+    SIGKILL after `process_group.GRACE_SECONDS`.
 
     The executor returns the JSON object that the program wrote to stdout. It raises:
         PermanentError: exit code 2 or 65, exit code 0 without a JSON object, or more output than
@@ -90,7 +96,7 @@ def create(config: QueueConfig) -> Executor:
     """
     argv = _parse_command(config.exec_command)
     allowed = set(config.exec_env_allowlist.replace(",", " ").split())
-    excluded = SECRET_ENV - allowed | SYSTEMD_ENV
+    excluded = SECRET_ENV - allowed | SYSTEMD_ENV | TRACE_ENV
     env = {name: value for name, value in os.environ.items() if name not in excluded}
     startup.allow_waiting()
     if fault := startup.find_fault(argv[0]):
@@ -223,6 +229,7 @@ class _CommandRun:
             "ARAGORA_JOB_ID": self._job.id,
             "ARAGORA_JOB_ATTEMPT": str(self._job.attempts),
             "ARAGORA_JOB_FENCE": str(self._job.fence),
+            **_trace_env(self._job),
         }
 
     def _raise_for_exit_code(self, exit_code: int | None) -> None:
@@ -316,6 +323,15 @@ class _CommandRun:
         if suppressed := self._log_limit.pop_suppressed():
             fields["lines_suppressed"] = suppressed
         logger.log(level, event, extra=fields)
+
+
+def _trace_env(job: Job) -> dict[str, str]:
+    """Return the context of the attempt's span; without tracing, the job's, if this is its first start."""
+    passed_on = "" if job.is_restart else job.trace
+    context = tracing.current() if tracing.current_ids() else passed_on
+    traceparent, _, tracestate = context.partition(" ")
+    values = {"TRACEPARENT": traceparent, "TRACESTATE": tracestate}
+    return {name: value for name, value in values.items() if value}
 
 
 async def _read_result(stdout: asyncio.StreamReader, max_bytes: int) -> bytes:

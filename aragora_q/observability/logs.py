@@ -7,7 +7,7 @@ Modules log with `logger = get_logger(__name__)` and pass the fields of an event
 In programs that configure `logging` themselves, the message contains the fields, too: `job retrying
 job=j1 error="..."`. Without any configuration, the package logs nothing. The launcher calls
 `setup_logging`, which writes lines in this package's own formats. Text of jobs may be hostile, so values
-are escaped: no line can forge another.
+are escaped: no line can forge another. Inside a span, the fields `trace_id` and `span_id` are added.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import Any
+
+from aragora_q import tracing
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _SYSLOG = {
@@ -66,7 +68,8 @@ class EventLogger(logging.LoggerAdapter[logging.Logger]):
         """As `Logger.log`."""
         if self.isEnabledFor(level):
             event = str(msg) % args if args else str(msg)
-            message = EventMessage(event, extra or {})
+            extra = _with_ids(extra or {})
+            message = EventMessage(event, extra)
             self.logger.log(level, message, extra=extra, stacklevel=stacklevel + 1, **kwargs)
 
 
@@ -212,8 +215,15 @@ def _event(record: logging.LogRecord) -> str:
     return record.msg.event if isinstance(record.msg, EventMessage) else record.getMessage()
 
 
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+    """Return the fields of an event; lines of other packages have the ids of the current span, too."""
+    return _with_ids({name: value for name, value in vars(record).items() if name not in _STANDARD})
+
+
+def _with_ids(fields: Mapping[str, object]) -> Mapping[str, object]:
+    """Return fields with the ids of the current span, unless they name one."""
+    ids = None if "trace_id" in fields else tracing.current_ids()
+    return fields if ids is None else {**fields, "trace_id": ids[0], "span_id": ids[1]}
 
 
 class JsonFormatter(logging.Formatter):

@@ -16,10 +16,15 @@ from prometheus_client.process_collector import ProcessCollector
 
 from aragora_q._version import __version__
 from aragora_q.context import NOT_BILLED, Call, Settlement
+from aragora_q.tracing import Span
 
 OUTCOMES = ("completed", "retrying", "failed", "released", "held", "lost", "cancelled")
+ENDINGS = ("completed", "failed")
+"""Outcomes that end a job."""
+
 DELIVERY_RESULTS = ("delivered", "failed")
 _DURATION_BUCKETS = (0.1, 0.5, 1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600)
+_JOB_BUCKETS = (1, 5, 15, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400)
 _LATENCY_BUCKETS = (0.005, 0.05, 0.5, 1, 5, 15, 60, 300, 900, 3600)
 _DELIVERY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120)
 _WAIT_BUCKETS = (0.005, 0.05, 0.5, 1, 2, 5, 15, 30, 60)
@@ -28,6 +33,11 @@ MAX_MODELS = 100
 """Pairs of provider and model that are labels; others are counted as `other`: models come from jobs."""
 
 OTHER = ("other", "other")
+
+
+def exemplar_of(span: Span) -> dict[str, str] | None:
+    """Return what names a span next to a value that it explains; None if no receiver gets the span."""
+    return span.ids if span.is_sampled else None
 
 
 class CallMetrics:
@@ -117,6 +127,14 @@ class WorkerMetrics:
             "Duration of attempts.",
             buckets=_DURATION_BUCKETS,
         )
+        job_duration = metric(
+            Histogram,
+            "job_duration_seconds",
+            "Time from the enqueue of a job to its end, by outcome: with delays, waits and all attempts.",
+            "outcome",
+            buckets=_JOB_BUCKETS,
+        )
+        self.job_duration = {outcome: job_duration(outcome) for outcome in ENDINGS}
         self.queue_latency = metric(
             Histogram,
             "queue_latency_seconds",

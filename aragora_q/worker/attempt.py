@@ -86,6 +86,8 @@ class Attempt:
         self._cancel_reason: CancelReason | None = None
         self.trouble: str | None = None
         """Why the attempt could not run, if the worker is to blame: for the next job, too."""
+        self.error_type = ""
+        """The type of the error that ended the attempt; the first one of a group."""
 
     async def run(self) -> Outcome | None:
         """Return the outcome to report; None if the job no longer belongs to this attempt."""
@@ -126,6 +128,11 @@ class Attempt:
     def is_abandoned(self) -> bool:
         """True if the job was cancelled or belongs to another worker now: no outcome is reported."""
         return self._cancel_reason in ("lost", "cancelled")
+
+    @property
+    def cancel_reason(self) -> CancelReason | None:
+        """Why the attempt was stopped, if it was."""
+        return self._cancel_reason
 
     def cancel(self, reason: CancelReason) -> None:
         """Stop the attempt. `released`: its job is released, uncharged; otherwise nothing is reported.
@@ -187,9 +194,11 @@ class Attempt:
             return None
         if self._cancel_reason == "released":
             return Released()
+        self.error_type = asyncio.CancelledError.__name__
         return self._retry("the executor cancelled its own task")
 
     def _raised(self, error: BaseException) -> Outcome:
+        self.error_type = type(error).__qualname__
         try:
             return self._outcome_of(error)
         except Exception:  # noqa: BLE001 - the attributes of an error may be anything, too
@@ -197,6 +206,7 @@ class Attempt:
 
     def _outcome_of(self, error: BaseException) -> Outcome:
         text, errors = describe(error), list(leaves(error))
+        self.error_type = type(errors[0]).__qualname__
         if troubles := [str(each) for each in errors if isinstance(each, WorkerUnable)]:
             self.trouble = troubles[0]
             return Released()

@@ -12,8 +12,9 @@ from typing import Any
 from aragora_q.base import Job
 from aragora_q.contracts import Held, Outcome, ReportResult
 from aragora_q.observability.logs import get_logger
-from aragora_q.observability.worker_metrics import WorkerMetrics
+from aragora_q.observability.worker_metrics import ENDINGS, WorkerMetrics, exemplar_of
 from aragora_q.rate_limit import RateLimit
+from aragora_q.tracing import Span
 
 logger = get_logger(__name__)
 
@@ -22,7 +23,10 @@ LINES_PER_SECOND = 20
 
 
 class JobLog:
-    """Log lines, metrics and counts about the jobs of one worker."""
+    """Log lines, metrics and counts about the jobs of one worker.
+
+    Lines about an attempt have the ids of its span, although they are not logged inside it.
+    """
 
     def __init__(self, worker_id: str, metrics: WorkerMetrics) -> None:
         self._worker_id = worker_id
@@ -32,31 +36,36 @@ class JobLog:
         self.counts: Counter[str] = Counter()
         """Reports so far, by result."""
 
-    def started(self, job: Job) -> None:
+    def started(self, job: Job, span: Span) -> None:
         """An attempt started."""
         self._metrics.queue_latency.observe(job.waited_seconds)
         if self._lines.allow():
-            logger.info("job started", extra=self._fields(job))
+            logger.info("job started", extra=self._fields(job, span))
 
-    def stopped(self, job: Job, reason: str) -> None:
+    def stopped(self, job: Job, reason: str, span: Span) -> None:
         """An attempt was stopped because its lease is `lost`, or its job `cancelled`."""
         self._metrics.attempts[reason].inc()
         if reason == "lost":
             self._metrics.leases_lost.inc()
-        logger.warning("job %s, attempt stopped", reason, extra=self._fields(job))
+        logger.warning("job %s, attempt stopped", reason, extra=self._fields(job, span))
 
-    def ended(self, job: Job, outcome: Outcome, seconds: float, result: ReportResult) -> None:
+    def ended(
+        self, job: Job, outcome: Outcome, seconds: float, result: ReportResult, span: Span
+    ) -> None:
         """The queue answered the report of an attempt that ran for `seconds`."""
         status = "lost" if result == "unreported" else result
         self.counts[status] += 1
         self._metrics.attempts[status].inc()
         if status == "lost":
             self._metrics.leases_lost.inc()
+        if status in ENDINGS and job.started_at is not None and job.created_at is not None:
+            total_seconds = max(0.0, job.started_at - job.created_at) + seconds
+            self._metrics.job_duration[status].observe(total_seconds, exemplar_of(span))
         is_expected = status in ("completed", "released")
         lines = self._lines if is_expected else self._trouble_lines
         if not lines.allow():
             return
-        fields = {**self._fields(job), "seconds": seconds}
+        fields = {**self._fields(job, span), "seconds": seconds}
         if error := getattr(outcome, "error", None):
             fields["error"] = error
         if isinstance(outcome, Held):
@@ -65,5 +74,5 @@ class JobLog:
             fields["lines_suppressed"] = suppressed
         logger.log(logging.INFO if is_expected else logging.WARNING, "job %s", status, extra=fields)
 
-    def _fields(self, job: Job) -> dict[str, Any]:
-        return {"job": job.id, "attempt": job.attempts, "worker": self._worker_id}
+    def _fields(self, job: Job, span: Span) -> dict[str, Any]:
+        return {"job": job.id, "attempt": job.attempts, "worker": self._worker_id, **span.ids}

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Any, TypeVar
 
+from aragora_q import tracing
 from aragora_q.backoff import jittered
 from aragora_q.base import Job
 from aragora_q.context import Call, Settlement, WaitClock, call_prefix
@@ -85,7 +86,7 @@ class PaidCalls:
         try:
             answer = await self._ask(gates, call)
             if not isinstance(answer, Granted):
-                with self._waits.waiting():
+                with self._waits.waiting(), _wait_span(call, answer) as span:
                     while not isinstance(answer, Granted):
                         seconds = _seconds_to_wait(
                             answer, deadline - time.monotonic(), call.account
@@ -93,6 +94,7 @@ class PaidCalls:
                         await gates.wait(call, min(seconds, MAX_SLEEP_SECONDS))
                         answer = None
                         answer = await self._ask(gates, call)
+                    span.set({_GRANTED: True})
         except BaseException as error:
             is_refused = isinstance(answer, Closed | OverBudget)
             if not (is_refused and isinstance(error, Exception)):
@@ -160,6 +162,31 @@ class PaidCalls:
                     logger.warning("gates not reached, retrying", extra=fields)
                     is_logged = True
                 await asyncio.sleep(RETRY_SECONDS)
+
+
+_GRANTED = "aragora_q.wait.granted"
+
+
+def _wait_span(call: Call, answer: GateAnswer) -> AbstractContextManager[tracing.Span]:
+    """Return the span of a wait that begins with this answer; it has failed if the call is not granted."""
+    attributes: dict[str, str | bool] = {
+        "gen_ai.provider.name": call.provider,
+        "gen_ai.request.model": call.model,
+        "aragora_q.wait.reason": _wait_reason(answer),
+        _GRANTED: False,
+    }
+    return tracing.span(f"wait {call.account}", attributes=attributes)
+
+
+def _wait_reason(answer: GateAnswer) -> str:
+    match answer:
+        case WaitTurn(is_closed=False):
+            return "limit"
+        case Closed(is_waited_out=True):
+            return "capacity"
+        case OverBudget():
+            return "budget"
+    return "closed"
 
 
 def _seconds_to_wait(answer: GateAnswer, seconds_left: float, account: str) -> float:

@@ -29,9 +29,11 @@ from aragora_q.contracts import (
     WorkerSession,
 )
 from aragora_q.observability.logs import get_logger
-from aragora_q.observability.worker_metrics import WorkerMetrics
+from aragora_q.observability.worker_metrics import WorkerMetrics, exemplar_of
 from aragora_q.retry import RetryPolicy
+from aragora_q.tracing import NO_SPAN, Span
 from aragora_q.worker.attempt import Attempt, CancelReason
+from aragora_q.worker.attempt_spans import AttemptSpans
 from aragora_q.worker.fitness import Fitness
 from aragora_q.worker.job_log import JobLog
 from aragora_q.worker.leases import LeaseKeeper, LostLease
@@ -51,6 +53,7 @@ class _RunningJob:
     attempt: Attempt
     started_at: float = field(default_factory=time.monotonic)
     task: asyncio.Task[None] | None = None  # the loop keeps only weak references
+    span: Span = NO_SPAN
 
     @property
     def lease(self) -> Lease:
@@ -89,6 +92,7 @@ class JobRunner:
         self._is_ending = is_ending
         self._gates = gates
         self._max_result_bytes = config.max_result_bytes
+        self._spans = AttemptSpans(session, config.queue)
         self._jobs: dict[str, _RunningJob] = {}
         self._executing: set[_RunningJob] = set()
         self._left_to_reclaim: deque[Lease] = deque(maxlen=MAX_UNREPORTED)
@@ -145,6 +149,7 @@ class JobRunner:
             return
         create_task = asyncio.get_running_loop().create_task
         self._fitness.started()
+        launched = []
         for job in jobs:
             running = _RunningJob(
                 Attempt(
@@ -164,18 +169,24 @@ class JobRunner:
             self._executing.add(running)
             self._keeper.add(job.id, job.fence)
             running.task = create_task(self._run(running))
+            launched.append(running)
         await asyncio.sleep(0)
-        for job in jobs:
-            self._log.started(job)
+        for running in launched:
+            self._log.started(running.attempt.job, running.span)
 
     async def _run(self, running: _RunningJob) -> None:
         attempt, job = running.attempt, running.attempt.job
         is_reported = False
         try:
-            outcome = await attempt.run()
+            with self._spans.span(job) as span:
+                if is_traced := span is not NO_SPAN:
+                    running.span = span
+                    self._spans.began(job, span)
+                outcome = self._judged(attempt, await attempt.run())
+                if is_traced:
+                    self._spans.ended(attempt, outcome, span)
             seconds = time.monotonic() - running.started_at
-            self._metrics.attempt_duration.observe(seconds)
-            outcome = self._judged(attempt, outcome)
+            self._metrics.attempt_duration.observe(seconds, exemplar_of(span))
             self._free_slot(running)
             if outcome is not None:
                 answered = partial(self._answered, running, outcome, seconds)
@@ -203,14 +214,14 @@ class JobRunner:
         self._note_free_slot()
         self._forget(running)
         if result is not None:
-            self._note_result(running.attempt.job, outcome, seconds, result)
+            self._note_result(running, outcome, seconds, result)
 
     def _note_result(
-        self, job: Job, outcome: Outcome, seconds: float, result: ReportResult
+        self, running: _RunningJob, outcome: Outcome, seconds: float, result: ReportResult
     ) -> None:
         if result == "unreported":
-            self._left_to_reclaim.append((job.id, job.fence))
-        self._log.ended(job, outcome, seconds, result)
+            self._left_to_reclaim.append(running.lease)
+        self._log.ended(running.attempt.job, outcome, seconds, result, running.span)
 
     def _free_slot(self, running: _RunningJob) -> None:
         """Count a slot as free: when the attempt has ended, not when Redis has its outcome."""
@@ -238,7 +249,7 @@ class JobRunner:
         """Stop an attempt that no longer owns its job; its outcome is not reported."""
         if running in self._executing and not running.attempt.is_abandoned:
             running.attempt.cancel(reason)
-            self._log.stopped(running.attempt.job, reason)
+            self._log.stopped(running.attempt.job, reason, running.span)
         self._forget(running)
 
     async def drain(self, timeout_seconds: float, abort: asyncio.Event) -> None:
@@ -254,6 +265,7 @@ class JobRunner:
         await self._wait_until_idle(CANCEL_TIMEOUT_SECONDS)
         for running in list(self._executing):
             self._release(running)
+        self._spans.stop()
 
     async def _wait_until_idle(
         self, timeout_seconds: float, abort: asyncio.Task[Any] | None = None
@@ -281,7 +293,7 @@ class JobRunner:
 
         def answered(result: ReportResult | None) -> None:  # the attempt, which still runs, is kept
             if result is not None:
-                self._note_result(job, released, seconds, result)
+                self._note_result(running, released, seconds, result)
 
         self._reporter.report(job, released, answered)
 

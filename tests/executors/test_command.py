@@ -198,7 +198,7 @@ def test_large_job_is_read_whole(run_program):
 
 
 def test_secrets_are_not_passed_to_programs(run_program, monkeypatch, tmp_path):
-    """A program gets the worker's environment without access to Redis or systemd."""
+    """A program gets the worker's environment without access to Redis, systemd or the receiver of spans."""
     secret = tmp_path / "secret"
     secret.write_text("hush")
     hidden = {
@@ -208,6 +208,8 @@ def test_secrets_are_not_passed_to_programs(run_program, monkeypatch, tmp_path):
         "REDIS_SENTINEL_PASSWORD": "hush",
         "CREDENTIALS_DIRECTORY": str(tmp_path),
         "NOTIFY_SOCKET": "/run/hush",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=hush",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "authorization=hush",
     }
     for name, value in {**hidden, "OPENAI_API_KEY": "for-the-program"}.items():
         monkeypatch.setenv(name, value)

@@ -1,0 +1,96 @@
+"""Spans of a worker's attempts: `run {queue}`, one for each.
+
+The first attempt is a child of the span that enqueued the job; a later one begins a new trace, linked to the
+one before. Used by the runner. Without tracing, an attempt costs one call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractContextManager, suppress
+
+from aragora_q import tracing
+from aragora_q.base import Job
+from aragora_q.contracts import (
+    CheckpointStore,
+    Completed,
+    Failed,
+    Held,
+    Outcome,
+    Released,
+    Retry,
+)
+from aragora_q.errors import AragoraQError
+from aragora_q.tracing import Span
+from aragora_q.worker.attempt import Attempt
+
+
+class AttemptSpans:
+    """Makes the spans of the attempts on one queue, and tells the queue of traces that they begin."""
+
+    def __init__(self, store: CheckpointStore, queue: str) -> None:
+        self._store = store
+        self._name = f"run {queue}"
+        self._attributes = {  # what a sampler may judge by
+            "messaging.system": "aragora_q",
+            "messaging.operation.name": "run",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": queue,
+        }
+        self._notes: set[asyncio.Task[None]] = set()
+
+    def span(self, job: Job) -> AbstractContextManager[Span]:
+        """Return the span of an attempt, as `tracing.span`."""
+        parent, link = ("", job.trace) if job.is_restart else (job.trace, "")
+        return tracing.span(self._name, "consumer", self._attributes, parent=parent, link=link)
+
+    def began(self, job: Job, span: Span) -> None:
+        """Describe the attempt; if it began a new trace, note that with the job meanwhile."""
+        span.set(_attributes(job))
+        if span.is_sampled and (job.is_restart or not job.trace):
+            note = asyncio.create_task(self._note(job, span.context), name="note trace")
+            self._notes.add(note)
+            note.add_done_callback(self._notes.discard)
+
+    async def _note(self, job: Job, trace: str) -> None:
+        with suppress(AragoraQError):  # the next attempt has no link then
+            await self._store.note_trace(job, trace)
+
+    def ended(self, attempt: Attempt, outcome: Outcome | None, span: Span) -> None:
+        """Note the outcome as far as the worker knows it. A retry and a failure are errors."""
+        span.set({"aragora_q.outcome": _outcome(attempt, outcome)})
+        if isinstance(outcome, Retry | Failed):
+            span.fail(attempt.error_type)
+
+    def stop(self) -> None:
+        """Give up what is not noted yet."""
+        for note in self._notes:
+            note.cancel()
+
+
+def _attributes(job: Job) -> dict[str, str | int | float]:
+    attributes: dict[str, str | int | float] = {
+        "messaging.message.id": job.id,
+        "aragora_q.attempt": job.attempts,
+        "aragora_q.fence": job.fence,
+        "aragora_q.waited_seconds": job.waited_seconds,
+    }
+    optional = {"worker_id": job.worker_id, "group": job.group, "tenant": job.tenant}
+    attributes |= {f"aragora_q.{name}": value for name, value in optional.items() if value}
+    return attributes
+
+
+def _outcome(attempt: Attempt, outcome: Outcome | None) -> str:
+    match outcome:
+        case None:
+            return attempt.cancel_reason or "lost"
+        case Completed():
+            return "completed"
+        case Released():
+            return "released"
+        case Held():
+            return "held"
+        case Retry(charged=charged):
+            return "failed" if charged and attempt.is_last_attempt else "retrying"
+        case Failed():
+            return "failed"

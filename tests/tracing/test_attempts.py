@@ -1,0 +1,175 @@
+"""Spans of attempts: whose child each is, what it is linked to, and what it says of its end."""
+
+import asyncio
+
+import pytest
+from support import executors
+from support.wait import wait_until
+from support.workers import LONG_LEASE
+
+from aragora_q import tracing
+from aragora_q.base import Job, JobStatus
+from aragora_q.errors import LeaseLost, RedisUnreachable
+
+
+def _ids(context):
+    return f"{context.trace_id:032x}", f"{context.span_id:016x}"
+
+
+def _attempts(spans):
+    return [span for span in spans.get_finished_spans() if span.name == "run debates"]
+
+
+def _links(span):
+    return [_ids(link.context) for link in span.links]
+
+
+@pytest.fixture
+def worker(new_harness, worker_pool):
+    """Starts a worker whose jobs run the steps of `support.executors`; returns the harness of its queue."""
+
+    def start(**settings):
+        harness = new_harness(**{**LONG_LEASE, **settings})
+        harness.started = worker_pool.start(harness, executors.run)
+        return harness
+
+    return start
+
+
+async def test_a_job_is_one_tree_and_each_retry_a_trace_linked_to_the_one_before(worker, spans):
+    """The first attempt belongs to the caller's trace; the third is linked to the second."""
+    harness = worker()
+    with tracing.span("caller") as caller:
+        await harness.enqueue_steps("j", ["sleep", 0.2], ["fail", 2], group="g", tenant="t")
+    await harness.wait_for_end("j")
+    await wait_until(lambda: len(_attempts(spans)) == 3)
+    first, second, third = _attempts(spans)
+    assert _ids(first.context)[0] == caller.trace_id
+    assert first.parent is not None
+    assert (second.parent, third.parent) == (None, None)
+    assert len({_ids(span.context)[0] for span in (first, second, third)}) == 3
+    [link] = _links(second)
+    assert link[0] == caller.trace_id
+    assert _links(third) == [_ids(second.context)]
+    told = dict(second.attributes)
+    assert told.pop("aragora_q.waited_seconds") >= 0
+    assert told.pop("aragora_q.fence") > first.attributes["aragora_q.fence"]
+    assert told == {
+        "messaging.system": "aragora_q",
+        "messaging.operation.name": "run",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": "debates",
+        "messaging.message.id": "j",
+        "aragora_q.attempt": 2,
+        "aragora_q.worker_id": "w1",
+        "aragora_q.group": "g",
+        "aragora_q.tenant": "t",
+        "aragora_q.outcome": "retrying",
+        "error.type": "RuntimeError",
+    }
+
+
+@pytest.mark.parametrize(
+    ("steps", "outcome", "error"),
+    [
+        ([], "completed", None),
+        ([["fail", 1]], "retrying", "RuntimeError"),
+        ([["later", 1]], "retrying", "RetryLater"),
+        ([["permanent", None]], "failed", "PermanentError"),
+        ([["hold", 1, "executor"]], "held", None),
+    ],
+)
+async def test_the_end_of_an_attempt(worker, spans, steps, outcome, error):
+    """A retry and a failure are errors, with their type; a job that is held is none."""
+    harness = worker()
+    await harness.enqueue_steps("j", *steps)
+    await wait_until(lambda: _attempts(spans))
+    attempt = _attempts(spans)[0]
+    assert attempt.attributes["aragora_q.outcome"] == outcome
+    assert attempt.attributes.get("error.type") == error
+    assert attempt.status.is_ok or error
+
+
+async def test_the_last_failure_of_a_job_is_not_a_retry(worker, spans):
+    """Whoever looks for jobs that failed finds the attempt that failed them."""
+    harness = worker()
+    await harness.enqueue_steps("j", ["fail", 9], max_attempts=2)
+    await harness.wait_for_end("j")
+    outcomes = [span.attributes["aragora_q.outcome"] for span in _attempts(spans)]
+    assert outcomes == ["retrying", "failed"]
+
+
+async def test_an_attempt_that_is_stopped_is_no_error(worker, worker_pool, spans):
+    """Cancelled by an operator, or released by its worker: the next attempt is linked to that one."""
+    harness = worker(claim_idle_ms=6000)  # it learns of a cancellation when it renews its leases
+    for job_id in ("cancelled", "released"):
+        await harness.enqueue_steps(job_id, ["until", "/nowhere"])
+        await harness.wait_for_status(job_id, JobStatus.PROCESSING)
+    await harness.queue.cancel("cancelled")
+    [first] = await wait_until(lambda: _attempts(spans))
+    await harness.started.stop(immediately=True)
+    _, released = _attempts(spans)
+    assert first.attributes["aragora_q.outcome"] == "cancelled"
+    assert released.attributes["aragora_q.outcome"] == "released"
+    assert first.status.is_ok
+    assert released.status.is_ok
+    worker_pool.start(harness, executors.succeed, "w2")
+    await harness.wait_for_end("released")
+    await wait_until(lambda: len(_attempts(spans)) == 3)
+    assert _links(_attempts(spans)[2]) == [_ids(released.parent)]
+
+
+@pytest.mark.slow
+async def test_after_a_crash_the_next_attempt_is_linked_to_the_one_that_sent_nothing(
+    new_harness, worker_process, redis_url, receiver, tmp_path
+):
+    """The job knows the trace of the attempt that was killed, before any receiver does."""
+    harness, gate = new_harness(claim_idle_ms=1000), tmp_path / "gate"
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+    await harness.enqueue_steps("j", ["until", str(gate)])
+    killed = worker_process(redis_url, "killed", lease_ms=1000, environment=environment)
+    trace = await wait_until(lambda: harness.fields("j").get("trace"), what="its trace")
+    killed.kill()
+    gate.touch()
+    other = worker_process(redis_url, "other", lease_ms=1000, environment=environment)
+    await harness.wait_for_end("j")
+    other.stop()
+    [attempt] = receiver.named("run debates")
+    assert [tuple(trace.split("-")[1:3])] == list(attempt.links)
+    assert (attempt.parent_id, attempt.kind) == ("", "consumer")
+    assert attempt.attributes["aragora_q.outcome"] == "completed"
+    [pass_] = [span for span in receiver.named("maintain debates")
+               if "aragora_q.reclaimed" in span.attributes]  # fmt: skip
+    assert pass_.attributes["aragora_q.reclaimed"] == 1
+
+
+@pytest.mark.parametrize("error", [LeaseLost("lost"), RedisUnreachable("away"), None])
+async def test_a_trace_that_cannot_be_noted_costs_nothing(worker, spans, error):
+    """The attempt neither waits for it nor fails with it, and no task is left."""
+    harness, asked = worker(), []
+
+    async def note_trace(job, trace):
+        asked.append((job.id, tuple(trace.split("-")[1:3])))
+        if error is None:
+            await asyncio.Event().wait()
+        raise error
+
+    harness.started._session.note_trace = note_trace
+    await harness.queue.enqueue(Job({"do": [["fail", 1]]}, id="j"))
+    job = await harness.wait_for_end("j")
+    await harness.started.stop()
+    assert job.status == JobStatus.COMPLETED
+    [_, second] = _attempts(spans)
+    assert ("j", _ids(second.context)) in asked
+    await wait_until(lambda: "note trace" not in {task.get_name() for task in asyncio.all_tasks()})
+
+
+async def test_without_a_provider_a_worker_notes_nothing(worker):
+    """The context in which the job was enqueued stays with it."""
+    harness = worker()
+    context = f"00-{'a' * 32}-{'b' * 16}-01"
+    token = tracing.received.set(context)
+    await harness.enqueue_steps("j", ["fail", 1])
+    tracing.received.reset(token)
+    await harness.wait_for_end("j")
+    assert (await harness.queue.get_job("j")).trace == context

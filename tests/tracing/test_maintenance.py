@@ -1,0 +1,43 @@
+"""Spans of maintenance passes, and of what schedules enqueue."""
+
+from support.schedules import daily, minute_before, promise
+from support.workers import LONG_LEASE
+
+from aragora_q import tracing
+from aragora_q.base import Job
+from aragora_q.config.settings import QueueConfig
+from aragora_q.maintenance import MaintenanceLoop, reap_pass
+
+
+async def test_a_pass_that_changed_something_is_a_span_of_its_own(harness, spans):
+    """With counts. One that changed nothing is none: there is one each second."""
+    await harness.queue.enqueue(Job({}, id="due", delay_seconds=3600))
+    loop = MaintenanceLoop(harness.queue, "w1", 60)
+    with tracing.span("a deployment"):
+        await loop._step()
+        harness.redis.zadd(harness.keys.delayed, {"due": 0})
+        await loop._step()
+        await loop._step()
+        await reap_pass(harness.queue, "reaper")
+    [span] = [span for span in spans.get_finished_spans() if span.name.startswith("maintain")]
+    assert (span.name, span.parent) == ("maintain debates", None)
+    assert dict(span.attributes) == {"aragora_q.queue": "debates", "aragora_q.promoted": 1}
+    assert span.start_time <= span.end_time
+
+
+async def test_the_job_of_a_schedule_belongs_to_the_pass_that_enqueued_it(new_harness, spans):
+    """Not to the trace in which the process was started."""
+    harness = new_harness(**LONG_LEASE)
+    at = minute_before(harness.redis)
+    promise(harness, at)
+    harness.config = QueueConfig(
+        **harness.config.model_dump(exclude_unset=True), schedules={"nightly": daily(at)}
+    )
+    queue = harness.other_client(schedules={"nightly": daily(at)})
+    with tracing.span("a deployment"):
+        assert (await reap_pass(queue, "reaper")).ticks == 1
+    [span] = [span for span in spans.get_finished_spans() if span.name == "maintain debates"]
+    assert span.parent is None
+    assert span.attributes["aragora_q.ticks"] == 1
+    trace = harness.fields(f"nightly@{at // 1000}")["trace"]
+    assert tracing.trace_id(trace) == f"{span.context.trace_id:032x}"
