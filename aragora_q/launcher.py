@@ -183,6 +183,7 @@ async def _stop_after_outage(worker: DebateWorker, outages: list[str]) -> None:
 def _end_process(stopped_by: Sequence[signal.Signals], code: int) -> NoReturn:
     """End the process although attempts still run: the event loop would wait for them forever."""
     logger.warning("ending the process, although attempts still run")
+    otel.finish()
     if stopped_by:
         process.end_by(stopped_by[0])
     process.end_with(code)

@@ -69,11 +69,14 @@ def trace_id(context: str) -> str:
 class Span:
     """A span that has begun; without tracing, nothing."""
 
-    context = ""
-    """Its trace context, as jobs carry it."""
     trace_id = ""
     span_id = ""
     is_sampled = False
+
+    @property
+    def context(self) -> str:
+        """Its trace context, as jobs carry it."""
+        return ""
 
     @property
     def ids(self) -> dict[str, str]:
@@ -93,7 +96,10 @@ class _RealSpan(Span):
         context = span.get_span_context()
         self.is_sampled = context.trace_flags.sampled
         self.trace_id, self.span_id = f"{context.trace_id:032x}", f"{context.span_id:016x}"
-        self.context = _text(context)
+
+    @property
+    def context(self) -> str:
+        return _text(self._span.get_span_context())
 
     def set(self, attributes: Attributes) -> None:
         self._span.set_attributes(attributes)

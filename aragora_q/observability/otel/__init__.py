@@ -31,6 +31,8 @@ EXIT_SECONDS = 2.0
 """Longest time at the end for what is not sent yet, whatever the receiver does."""
 
 _registries: list[CollectorRegistry] = []
+_sending: Sending | None = None
+"""What sends, while `exporting` does."""
 
 
 def variable(name: str) -> str:
@@ -83,12 +85,20 @@ def exporting() -> Iterator[None]:
     if not _is_asked_for():
         yield
         return
-    sending = _start()
+    global _sending  # noqa: PLW0603 - there is one for each process
+    _sending = _start()
     try:
         yield
     finally:
-        if sending is not None:
-            sending.stop(EXIT_SECONDS)
+        finish()
+
+
+def finish() -> None:
+    """Send what is left, within EXIT_SECONDS: the process ends, or `exporting` does."""
+    global _sending
+    sending, _sending = _sending, None
+    if sending is not None:
+        sending.stop(EXIT_SECONDS)
 
 
 def _start() -> Sending | None:
