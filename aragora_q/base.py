@@ -198,7 +198,7 @@ class Job:
     """The trace context in which the job was enqueued, or of its latest attempt that began a new trace: as the
     headers `traceparent` and, after a space, `tracestate` of W3C Trace Context. Empty: none is known."""
     is_restart: bool = False
-    """True if an attempt of the job began before the running one."""
+    """True if an attempt of the job began before the running one. Known only to the worker that runs it."""
     raw_payload: bytes = b""
     """The payload as Redis holds it, so that a malformed one is kept byte for byte. `enqueue` ignores it."""
 

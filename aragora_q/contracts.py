@@ -512,14 +512,15 @@ class CheckpointStore(Protocol):
     async def checkpoints(self, job: Job) -> dict[str, dict[str, Any]]:
         """As `AttemptContext.checkpoints`."""
 
-    async def note_trace(self, job: Job, trace: str) -> None:
-        """Keep the trace context of an attempt that began a new trace: the next attempt is linked to it."""
-
 
 class WorkerSession(CheckpointStore, ABC):
     """The queue as one registered worker uses it. Methods raise as those of `JobQueue` do."""
 
     identity: Identity
+
+    @abstractmethod
+    async def note_trace(self, job: Job, trace: str) -> None:
+        """Keep the trace context of an attempt that began a new trace: the next attempt is linked to it."""
 
     @abstractmethod
     async def register(self, info: Mapping[str, str], *, dead_instance_id: str = "") -> float:

@@ -2,8 +2,8 @@
 
 One function per pass. One worker of a queue runs the passes on timers; `reap` and `purge` run them from cron.
 Every step is one bounded script that re-checks what it acts on, so any number of processes may run them at
-once. A pass that changed something is a span, `maintain {queue}`, made when it has ended: most passes, one a
-second, change nothing.
+once. A pass of a worker, or of `reap`, that changed something is a span, `maintain {queue}`, made when it has
+ended: most passes, one a second, change nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from aragora_q import tracing
@@ -90,7 +91,7 @@ async def reap_pass(
     """
     deadline = None if max_seconds is None else time.monotonic() + max_seconds
     report = ReapReport()
-    with _traced(queue.config.queue) as changed:
+    with _span_of_changes(queue.config.queue) as changed:
         if not dry_run:
             report.promoted, _ = await promote_pass(queue, deadline=deadline)
         report.reclaimed = await queue.reclaim(reclaimer, dry_run=dry_run, deadline=deadline)
@@ -109,7 +110,7 @@ async def reap_pass(
 
 
 @contextmanager
-def _traced(queue: str) -> Iterator[Counter[str]]:
+def _span_of_changes(queue: str) -> Iterator[Counter[str]]:
     """Make a span of what the body did, if it counts anything in the yielded counter."""
     changed, began_at = Counter[str](), time.monotonic()
     try:
@@ -117,7 +118,9 @@ def _traced(queue: str) -> Iterator[Counter[str]]:
     finally:
         if attributes := {f"aragora_q.{name}": count for name, count in changed.items() if count}:
             seconds = time.monotonic() - began_at
-            tracing.record(f"maintain {queue}", seconds, {"aragora_q.queue": queue, **attributes})
+            tracing.record(
+                f"maintain {queue}", seconds, {"messaging.destination.name": queue, **attributes}
+            )
 
 
 async def purge_pass(
@@ -190,16 +193,14 @@ class MaintenanceLoop:
         self._remove_seconds = min(lease_seconds, MAX_REMOVE_SECONDS)
         self._due: dict[str, float] = {}
         self._logged_at: dict[str, float] = {}
-        self._changed = Counter[str]()
-        """What the pass has changed so far."""
         self.registered_workers = 1
         """Registered workers of the queue, when it was last asked."""
 
     async def run(self) -> None:
         """Run until cancelled. A pass that fails because of Redis runs again when it is due."""
-        with suppress(*TRANSIENT_ERRORS), _traced(self._queue.config.queue) as self._changed:
+        with suppress(*TRANSIENT_ERRORS), _span_of_changes(self._queue.config.queue) as changed:
             # A restarted worker takes over the jobs of its dead predecessor.
-            await self._unless_refused("reclaim", self._reclaim, None)
+            await self._unless_refused("reclaim", partial(self._reclaim, changed), None)
         while True:
             pause_seconds = MAX_PROMOTE_SECONDS
             with suppress(*TRANSIENT_ERRORS):
@@ -210,7 +211,11 @@ class MaintenanceLoop:
 
     async def unhold(self) -> None:
         """Free held jobs for which there is room, if that is due."""
-        await self._run_if_due("unhold", self._unhold_seconds, self._unhold)
+        with _span_of_changes(self._queue.config.queue) as changed:
+            await self._unhold_if_due(changed)
+
+    async def _unhold_if_due(self, changed: Counter[str]) -> None:
+        await self._run_if_due("unhold", self._unhold_seconds, partial(self._unhold, changed))
 
     async def _step(self) -> float:
         """Run the passes that are due if this worker may; return the seconds until the next step."""
@@ -219,14 +224,18 @@ class MaintenanceLoop:
         if not claim.is_granted:
             pause_seconds = self._ttl_seconds * max(0.5, claim.registered_workers / 10)
             return jittered(min(pause_seconds, MAX_ASK_SECONDS))
-        with _traced(self._queue.config.queue) as self._changed:
-            next_due_seconds = await self._unless_refused("promote", self._promote, None)
-            await self._run_if_due("reclaim", self._reclaim_seconds, self._reclaim)
-            await self._run_if_due("remove", self._remove_seconds, self._remove)
-            await self.unhold()
+        with _span_of_changes(self._queue.config.queue) as changed:
+            promote, reclaim, remove, purge = (
+                partial(run, changed)
+                for run in (self._promote, self._reclaim, self._remove, self._purge)
+            )
+            next_due_seconds = await self._unless_refused("promote", promote, None)
+            await self._run_if_due("reclaim", self._reclaim_seconds, reclaim)
+            await self._run_if_due("remove", self._remove_seconds, remove)
+            await self._unhold_if_due(changed)
             since_purge = claim.seconds_since_purge
             if since_purge is None or since_purge >= PURGE_INTERVAL_SECONDS:
-                await self._unless_refused("purge", self._purge, None)
+                await self._unless_refused("purge", purge, None)
         await self._run_if_due("sample", RETRY_SAMPLE_SECONDS, self._sample)
         pause_seconds = min(MAX_PROMOTE_SECONDS, self._ttl_seconds / 2, self._reclaim_seconds)
         return pause_seconds if next_due_seconds is None else min(pause_seconds, next_due_seconds)
@@ -260,25 +269,25 @@ class MaintenanceLoop:
             time.monotonic() + seconds
         )  # as a minute begins: samples are evenly spaced
 
-    async def _promote(self) -> float | None:
-        self._changed["promoted"], next_due_seconds = await promote_pass(self._queue)
+    async def _promote(self, changed: Counter[str]) -> float | None:
+        changed["promoted"], next_due_seconds = await promote_pass(self._queue)
         return next_due_seconds
 
-    async def _remove(self) -> None:
-        self._changed["workers_removed"] = await self._queue.remove_dead_workers()
+    async def _remove(self, changed: Counter[str]) -> None:
+        changed["workers_removed"] = await self._queue.remove_dead_workers()
 
-    async def _purge(self) -> None:
-        self._changed["purged"] = sum((await purge_pass(self._queue)).values())
+    async def _purge(self, changed: Counter[str]) -> None:
+        changed["purged"] = sum((await purge_pass(self._queue)).values())
 
-    async def _unhold(self) -> None:
+    async def _unhold(self, changed: Counter[str]) -> None:
         with suppress(*TRANSIENT_ERRORS):  # the gates may be on another server
             if unheld := await self._held.unhold_pass():
-                self._changed["unheld"] = unheld
+                changed["unheld"] = unheld
                 logger.info("held jobs freed", extra={"jobs": unheld})
 
-    async def _reclaim(self) -> None:
+    async def _reclaim(self, changed: Counter[str]) -> None:
         for job in await self._queue.reclaim(self._worker_id):
-            self._changed["reclaimed"] += 1
+            changed["reclaimed"] += 1
             logger.warning(
                 "job reclaimed from a dead worker",
                 extra={

@@ -116,7 +116,10 @@ class Scheduler:
 
     async def _enqueue(self, ticks: list[Tick]) -> list[TickResult]:
         """Enqueue jobs, in a new trace: they do not belong to that in which this process was started."""
-        name, attributes = f"maintain {self._queue_name}", {"aragora_q.queue": self._queue_name}
+        name, attributes = (
+            f"maintain {self._queue_name}",
+            {"messaging.destination.name": self._queue_name},
+        )
         with tracing.span(name, attributes=attributes, parent="") as span:
             results = await self._schedules.enqueue(ticks)
             span.set({"aragora_q.ticks": results.count("created")})

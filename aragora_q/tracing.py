@@ -2,7 +2,7 @@
 
 A job carries the context in which it was enqueued, as one text: `traceparent`, and, after a space,
 `tracestate` if there is one. Spans are made where the program has configured a tracer provider;
-elsewhere, `span` does nothing, and this module imports no package. `observability/otel.py` configures one
+elsewhere, `span` does nothing, and this module imports no package. `observability/otel/` configures one
 for the command. Spans have ids, names, counts and types of errors, never the text of a job or of an error.
 """
 
@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from aragora_q._version import __version__
@@ -44,7 +46,12 @@ received: ContextVar[str] = ContextVar("received", default="")
 """The trace context that this program, or the request that it serves, was called with."""
 
 
-def parse(traceparent: str | None, tracestate: str | None = None) -> str:
+def receive(traceparent: str | None, tracestate: str | None = None) -> None:
+    """Note the trace context that this program, or the request that it serves, was called with."""
+    received.set(parse(traceparent, tracestate))
+
+
+def parse(traceparent: str | None = None, tracestate: str | None = None) -> str:
     """Return the trace context of these headers, or variables, as jobs carry it; empty if it is not valid."""
     traceparent = (traceparent or "").strip()
     if not _TRACEPARENT.fullmatch(traceparent):
@@ -57,8 +64,14 @@ def parse(traceparent: str | None, tracestate: str | None = None) -> str:
 
 def carried(text: str) -> str:
     """Return the trace context that `text` in a job's hash is; empty if it is none: others may write there."""
-    traceparent, _, tracestate = text.partition(" ")
-    return parse(traceparent, tracestate)
+    return parse(**headers(text))
+
+
+def headers(context: str) -> dict[str, str]:
+    """Return a trace context as headers: `traceparent`, and `tracestate` if there is one."""
+    traceparent, _, tracestate = context.partition(" ")
+    both = {"traceparent": traceparent, "tracestate": tracestate}
+    return {name: value for name, value in both.items() if value}
 
 
 def trace_id(context: str) -> str:
@@ -69,19 +82,11 @@ def trace_id(context: str) -> str:
 class Span:
     """A span that has begun; without tracing, nothing."""
 
-    trace_id = ""
-    span_id = ""
+    context = ""
+    """Its trace context, as jobs carry it."""
+    ids: Mapping[str, str] = MappingProxyType({})
+    """Its `trace_id` and `span_id`, as in log lines and exemplars; empty without tracing."""
     is_sampled = False
-
-    @property
-    def context(self) -> str:
-        """Its trace context, as jobs carry it."""
-        return ""
-
-    @property
-    def ids(self) -> dict[str, str]:
-        """Its ids, named as in log lines and exemplars; empty without tracing."""
-        return {"trace_id": self.trace_id, "span_id": self.span_id} if self.trace_id else {}
 
     def set(self, attributes: Attributes) -> None:
         """Add attributes."""
@@ -95,10 +100,10 @@ class _RealSpan(Span):
         self._span = span
         context = span.get_span_context()
         self.is_sampled = context.trace_flags.sampled
-        self.trace_id, self.span_id = f"{context.trace_id:032x}", f"{context.span_id:016x}"
+        self.ids = _ids(context)
 
-    @property
-    def context(self) -> str:
+    @cached_property
+    def context(self) -> str:  # type: ignore[override]
         return _text(self._span.get_span_context())
 
     def set(self, attributes: Attributes) -> None:
@@ -140,7 +145,7 @@ def is_on() -> bool:
     return _tracer() is not None
 
 
-class Group:
+class LazySpan:
     """A span around spans of several tasks, while its body runs; it begins with the first of them.
 
     Without any, there is none. It is not the current span of a task.
@@ -238,10 +243,14 @@ def current() -> str:
     return received.get()
 
 
-def current_ids() -> tuple[str, str] | None:
-    """Return the trace id and the span id of the current span; None if there is none."""
+def current_ids() -> dict[str, str]:
+    """Return `trace_id` and `span_id` of the current span; empty if there is none."""
     context = _current_context()
-    return None if context is None else (f"{context.trace_id:032x}", f"{context.span_id:016x}")
+    return {} if context is None else _ids(context)
+
+
+def _ids(context: trace.SpanContext) -> dict[str, str]:
+    return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
 
 
 def _current_context() -> trace.SpanContext | None:
@@ -273,15 +282,9 @@ def _tracer() -> trace.Tracer | None:
 
 
 def _text(context: trace.SpanContext) -> str:
-    from opentelemetry import trace  # noqa: PLC0415
-    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415 - likewise
-        TraceContextTextMapPropagator,
-    )
-
-    carrier: dict[str, str] = {}
-    holder = trace.set_span_in_context(trace.NonRecordingSpan(context))
-    TraceContextTextMapPropagator().inject(carrier, holder)
-    return parse(carrier.get("traceparent"), carrier.get("tracestate"))
+    ids = _ids(context)
+    traceparent = f"00-{ids['trace_id']}-{ids['span_id']}-{context.trace_flags:02x}"
+    return parse(traceparent, context.trace_state.to_header())
 
 
 def _context(text: str) -> Context:
@@ -291,6 +294,4 @@ def _context(text: str) -> Context:
         TraceContextTextMapPropagator,
     )
 
-    traceparent, _, tracestate = text.partition(" ")
-    carrier = {"traceparent": traceparent, "tracestate": tracestate}
-    return TraceContextTextMapPropagator().extract(carrier, Context())
+    return TraceContextTextMapPropagator().extract(headers(text), Context())

@@ -53,8 +53,6 @@ def exporter(
 
 async def _serve(settings: QueueConfig, host: str, port: int) -> None:
     """Serve until a signal arrives."""
-    from concurrent.futures import CancelledError
-
     from prometheus_client import CollectorRegistry
 
     from aragora_q.config.redis_url import format_address
@@ -76,19 +74,7 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> None:
 
     registry = CollectorRegistry()
     registry.register(queue_metrics.QueueCollector(collect))
-    is_open = True
-
-    def collect_while_open() -> Snapshot:
-        """As `collect`; at the end, raise CancelledError: the queue does not answer, but Redis is not away."""
-        if is_open:
-            snapshot = collect()
-            if is_open:
-                return snapshot
-        raise CancelledError
-
-    sent = CollectorRegistry()
-    sent.register(queue_metrics.QueueCollector(collect_while_open))
-    otel.add_registry(sent)
+    otel.add_registry(registry)
     try:
         with serving(
             registry, host, port, lambda: collect().stats is not None, "Redis does not answer"
@@ -99,6 +85,6 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> None:
             process.stay()
             await asyncio.Event().wait()
     finally:
-        is_open = False
+        await asyncio.to_thread(otel.finish)  # it reads the queue once more
         await gates.close()
         await queue.close()

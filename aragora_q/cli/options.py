@@ -163,8 +163,7 @@ def traced(command: Callable[P, T]) -> Callable[P, T]:
         from aragora_q import tracing
         from aragora_q.observability import otel
 
-        parent, state = map(os.environ.get, ("TRACEPARENT", "TRACESTATE"))
-        tracing.received.set(tracing.parse(parent, state))
+        tracing.receive(os.environ.get("TRACEPARENT"), os.environ.get("TRACESTATE"))
         with otel.exporting():
             return command(*args, **arguments)
 

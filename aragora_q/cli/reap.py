@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aragora_q.cli import options, output
-from aragora_q.cli.options import AsJson, Quiet, traced, with_queue
+from aragora_q.cli.options import AsJson, Quiet, with_queue
+from aragora_q.observability import otel
 
 if TYPE_CHECKING:
     from aragora_q.maintenance import ReapReport
@@ -37,7 +38,7 @@ Exit codes:
 """
 
 
-@traced
+@otel.exporting()
 @with_queue
 async def reap(
     queue: RedisStreamsQueue,

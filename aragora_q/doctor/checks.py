@@ -36,6 +36,7 @@ from aragora_q.errors import (
 from aragora_q.executors.debate.agents import only_model
 from aragora_q.gates.book import Book, Declaration
 from aragora_q.observability import otel
+from aragora_q.observability.otel import variables
 from aragora_q.redis import acl, replies
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.server import ServerInfo, check_server
@@ -425,15 +426,14 @@ def _of_traces() -> Iterator[Finding]:
     elif otel.is_configured():
         where = [
             _receiver() if name == "otlp" else f"the exporter {name}"
-            for name in otel.exporters("traces")
+            for name in variables.exporters("traces")
         ]
         yield Finding("note", "environment", f"spans are sent to {' and '.join(where)}")
 
 
 def _receiver() -> str:
     """Return host and port of the receiver: the rest of its address may be secret."""
-    names = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-    url = next(filter(None, map(otel.variable, names)), "localhost")
+    url = variables.endpoint("traces") or "localhost"
     return urlsplit(url if "//" in url else f"//{url}").netloc.rpartition("@")[2]
 
 

@@ -329,9 +329,7 @@ def _trace_env(job: Job) -> dict[str, str]:
     """Return the context of the attempt's span; without tracing, the job's, if this is its first start."""
     passed_on = "" if job.is_restart else job.trace
     context = tracing.current() if tracing.current_ids() else passed_on
-    traceparent, _, tracestate = context.partition(" ")
-    values = {"TRACEPARENT": traceparent, "TRACESTATE": tracestate}
-    return {name: value for name, value in values.items() if value}
+    return {name.upper(): value for name, value in tracing.headers(context).items()}
 
 
 async def _read_result(stdout: asyncio.StreamReader, max_bytes: int) -> bytes:

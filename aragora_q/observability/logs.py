@@ -222,8 +222,7 @@ def _fields(record: logging.LogRecord) -> Mapping[str, object]:
 
 def _with_ids(fields: Mapping[str, object]) -> Mapping[str, object]:
     """Return fields with the ids of the current span, unless they name one."""
-    ids = None if "trace_id" in fields else tracing.current_ids()
-    return fields if ids is None else {**fields, "trace_id": ids[0], "span_id": ids[1]}
+    return fields if "trace_id" in fields else {**fields, **tracing.current_ids()}
 
 
 class JsonFormatter(logging.Formatter):

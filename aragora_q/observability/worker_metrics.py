@@ -36,8 +36,8 @@ OTHER = ("other", "other")
 
 
 def exemplar_of(span: Span) -> dict[str, str] | None:
-    """Return what names a span next to a value that it explains; None if no receiver gets the span."""
-    return span.ids if span.is_sampled else None
+    """Return the exemplar of a span: its ids; None if it is not sampled."""
+    return dict(span.ids) if span.is_sampled else None
 
 
 class CallMetrics:

@@ -136,6 +136,9 @@ COMMANDS: Mapping[str, Any] = {
 }
 """The shape of the reply to a command; others are read as they come."""
 
+NOT_REFUSED = frozenset((b"created", b"exists", b"past", b"paused", b"changed"))
+"""What `enqueue.lua` answers for a job that it does not refuse; the last three are of schedules."""
+
 SCRIPTS: Mapping[str, Any] = {
     "cancel": PerItem(bytes),
     "cancel_group": _words("marked ended unknown"),

@@ -86,9 +86,6 @@ DEAD_WORKER_LEASES = 3
 SPEND_SECONDS = 1.0
 """How long a sample waits for the gates, which may be on another server, to read what was spent."""
 
-NO_REFUSALS = frozenset((b"created", b"exists", b"past", b"paused", b"changed"))
-"""What `enqueue.lua` answers for a job that it does not refuse; the last three are of schedules."""
-
 REAPER = "reaper"
 """Consumer that a cron pass claims entries with; deleted again when it is empty."""
 
@@ -181,8 +178,7 @@ class RedisStreamsQueue(WorkQueue):
         return bool(await self.connection.run("may_write"))
 
     async def enqueue(self, job: Job) -> str:
-        items = [self.check(job)]
-        [result] = self._outcomes(items, await self._send(items, self.config.durability))
+        [result] = await self._enqueue_batch([self.check(job)])
         if isinstance(result, InvalidPayload):
             raise result
         if not result.durable:
@@ -238,38 +234,7 @@ class RedisStreamsQueue(WorkQueue):
         return results
 
     async def _enqueue_batch(self, items: Sequence[EnqueueItem]) -> list[EnqueueOutcome]:
-        return self._outcomes(items, await self._send(items, self.config.durability))
-
-    async def _send(
-        self, items: Sequence[EnqueueItem], durability: Durability = "none"
-    ) -> tuple[list[bytes], bool]:
-        """Send jobs, in a span whose context they carry; return what became of each, and if it is confirmed."""
-        config, connection, durable = self.config, self.connection, True
-        with tracing.span(f"enqueue {config.queue}", "producer", self._span_attributes) as span:
-            if span.is_sampled:
-                span.set(_message_attributes(items))
-            trace = span.context or tracing.current()
-            if durability == "none":
-                statuses = await connection.run(
-                    "enqueue", items, max_backlog=config.max_backlog, trace=trace
-                )
-            else:
-                if not self._durability_is_checked:
-                    server = await check_server(connection)
-                    check_durability(server, connection, durability)
-                    self._durability_is_checked = True
-                statuses, durable = await connection.run_with_durability(
-                    "enqueue", items, durability, max_backlog=config.max_backlog, trace=trace
-                )
-            if span.is_sampled:
-                _note_results(span, statuses)
-        return statuses, durable
-
-    def _outcomes(
-        self, items: Sequence[EnqueueItem], sent: tuple[list[bytes], bool]
-    ) -> list[EnqueueOutcome]:
-        """Return what became of jobs that were sent. Raises QueueFull if the queue was, for any of them."""
-        statuses, durable = sent
+        statuses, durable = await self._send(items, self.config.durability)
         outcomes = [
             EnqueueResult(fields.id, status == b"created", durable)
             if status in (b"created", b"exists")
@@ -288,6 +253,31 @@ class RedisStreamsQueue(WorkQueue):
             )
             raise error
         return outcomes
+
+    async def _send(
+        self, items: Sequence[EnqueueItem], durability: Durability = "none"
+    ) -> tuple[list[bytes], bool]:
+        """Send jobs, in a span whose context they carry; return what became of each, and if it is confirmed."""
+        config, connection, durable = self.config, self.connection, True
+        with tracing.span(f"enqueue {config.queue}", "producer", self._span_attributes) as span:
+            if span.is_sampled:
+                span.set(_message_attributes(items))
+            trace = tracing.current()
+            if durability == "none":
+                statuses = await connection.run(
+                    "enqueue", items, max_backlog=config.max_backlog, trace=trace
+                )
+            else:
+                if not self._durability_is_checked:
+                    server = await check_server(connection)
+                    check_durability(server, connection, durability)
+                    self._durability_is_checked = True
+                statuses, durable = await connection.run_with_durability(
+                    "enqueue", items, durability, max_backlog=config.max_backlog, trace=trace
+                )
+            if span.is_sampled:
+                _note_results(span, statuses)
+        return statuses, durable
 
     def check(self, job: Job, *, hold: str = "", agents: str = "", tick: str = "") -> EnqueueItem:
         """Return `job` as `enqueue` would send it now; nothing is sent.
@@ -979,7 +969,7 @@ def _message_attributes(items: Sequence[EnqueueItem]) -> tracing.Attributes:
 
 def _note_results(span: tracing.Span, statuses: Sequence[bytes]) -> None:
     """Add to a span what became of the jobs that were sent."""
-    refused = [status.decode() for status in statuses if status not in NO_REFUSALS]
+    refused = [status.decode() for status in statuses if status not in replies.NOT_REFUSED]
     created = statuses.count(b"created")
     span.set({"aragora_q.jobs_created": created, "aragora_q.jobs_refused": len(refused)})
     if refused:

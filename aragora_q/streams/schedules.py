@@ -84,14 +84,7 @@ class RedisSchedules(Schedules):
         for batch in batched(items, weigh=lambda each: len(each[1][1].payload)):
             statuses, _ = await self._send([item for _, item in batch])
             for (n, (_, fields)), status in zip(batch, statuses, strict=True):
-                is_known = status in (
-                    b"created",
-                    b"exists",
-                    b"past",
-                    b"paused",
-                    b"changed",
-                    b"full",
-                )
+                is_known = status in replies.NOT_REFUSED or status == b"full"
                 results[n] = (
                     cast("TickResult", status.decode())
                     if is_known

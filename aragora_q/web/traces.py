@@ -29,7 +29,7 @@ class InTrace:
             headers = Headers(scope=scope)
             parent = ",".join(headers.getlist("traceparent"))  # repeated, it is not valid
             state = ",".join(headers.getlist("tracestate"))
-            tracing.received.set(tracing.parse(parent, state))
+            tracing.receive(parent, state)
         await self._app(scope, receive, send)
 
 

@@ -12,24 +12,24 @@ from contextlib import AbstractContextManager, suppress
 from aragora_q import tracing
 from aragora_q.base import Job
 from aragora_q.contracts import (
-    CheckpointStore,
     Completed,
     Failed,
     Held,
     Outcome,
     Released,
     Retry,
+    WorkerSession,
 )
 from aragora_q.errors import AragoraQError
-from aragora_q.tracing import Span
+from aragora_q.tracing import NO_SPAN, Span
 from aragora_q.worker.attempt import Attempt
 
 
 class AttemptSpans:
     """Makes the spans of the attempts on one queue, and tells the queue of traces that they begin."""
 
-    def __init__(self, store: CheckpointStore, queue: str) -> None:
-        self._store = store
+    def __init__(self, session: WorkerSession, queue: str) -> None:
+        self._session = session
         self._name = f"run {queue}"
         self._attributes = {  # what a sampler may judge by
             "messaging.system": "aragora_q",
@@ -46,6 +46,8 @@ class AttemptSpans:
 
     def began(self, job: Job, span: Span) -> None:
         """Describe the attempt; if it began a new trace, note that with the job meanwhile."""
+        if span is NO_SPAN:
+            return
         span.set(_attributes(job))
         if span.is_sampled and (job.is_restart or not job.trace):
             note = asyncio.create_task(self._note(job, span.context), name="note trace")
@@ -54,16 +56,18 @@ class AttemptSpans:
 
     async def _note(self, job: Job, trace: str) -> None:
         with suppress(AragoraQError):  # the next attempt has no link then
-            await self._store.note_trace(job, trace)
+            await self._session.note_trace(job, trace)
 
     def ended(self, attempt: Attempt, outcome: Outcome | None, span: Span) -> None:
         """Note the outcome as far as the worker knows it. A retry and a failure are errors."""
+        if span is NO_SPAN:
+            return
         span.set({"aragora_q.outcome": _outcome(attempt, outcome)})
         if isinstance(outcome, Retry | Failed):
             span.fail(attempt.error_type)
 
     def stop(self) -> None:
-        """Give up what is not noted yet."""
+        """Cancel the notes that are not sent yet."""
         for note in self._notes:
             note.cancel()
 

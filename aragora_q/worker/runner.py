@@ -179,12 +179,10 @@ class JobRunner:
         is_reported = False
         try:
             with self._spans.span(job) as span:
-                if is_traced := span is not NO_SPAN:
-                    running.span = span
-                    self._spans.began(job, span)
+                running.span = span
+                self._spans.began(job, span)
                 outcome = self._judged(attempt, await attempt.run())
-                if is_traced:
-                    self._spans.ended(attempt, outcome, span)
+                self._spans.ended(attempt, outcome, span)
             seconds = time.monotonic() - running.started_at
             self._metrics.attempt_duration.observe(seconds, exemplar_of(span))
             self._free_slot(running)

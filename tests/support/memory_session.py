@@ -14,7 +14,6 @@ class MemorySession(CheckpointStore):
 
     def __init__(self, checkpoints=None):
         self.progress = []
-        self.trace = ""
         self.kept = dict(checkpoints or {})
         self.refuse_with = []
 
@@ -30,10 +29,6 @@ class MemorySession(CheckpointStore):
         self._maybe_refuse()
         codec.encode(value)  # raises if Redis could not keep it
         self.kept[name] = value
-
-    async def note_trace(self, job, trace):
-        self._maybe_refuse()
-        self.trace = trace
 
     def requeue(self):
         """As `requeue` does: checkpoints named `life/…` are deleted."""

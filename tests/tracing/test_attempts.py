@@ -44,12 +44,12 @@ async def test_a_job_is_one_tree_and_each_retry_a_trace_linked_to_the_one_before
     await harness.wait_for_end("j")
     await wait_until(lambda: len(_attempts(spans)) == 3)
     first, second, third = _attempts(spans)
-    assert _ids(first.context)[0] == caller.trace_id
+    assert _ids(first.context)[0] == caller.ids["trace_id"]
     assert first.parent is not None
     assert (second.parent, third.parent) == (None, None)
     assert len({_ids(span.context)[0] for span in (first, second, third)}) == 3
     [link] = _links(second)
-    assert link[0] == caller.trace_id
+    assert link[0] == caller.ids["trace_id"]
     assert _links(third) == [_ids(second.context)]
     told = dict(second.attributes)
     assert told.pop("aragora_q.waited_seconds") >= 0

@@ -157,9 +157,11 @@ class TestReceiversThatDoNotTakeThem:
             receiver.close()
         else:
             receiver.status = status
+        seconds = otel.EXIT_SECONDS if isinstance(status, int) else 0.5  # what does not answer
+        program = SPANS.replace("with", f"otel.EXIT_SECONDS = {seconds}\nwith", 1)
         endpoint = receiver.url.replace("://", "://user:secret@") + "/v1/traces?key=secret"
         warned = run(
-            SPANS, 3, **PATIENT,
+            program, 3, **PATIENT,
             OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=endpoint,
             OTEL_EXPORTER_OTLP_HEADERS="authorization=secret",
         )  # fmt: skip

@@ -25,7 +25,7 @@ async def test_an_enqueue_is_a_span_that_its_job_carries(harness, spans):
         await harness.enqueue("a")
     created, existing, _ = spans.get_finished_spans()
     assert (created.name, created.kind) == ("enqueue debates", SpanKind.PRODUCER)
-    assert f"{created.parent.span_id:016x}" == caller.span_id
+    assert f"{created.parent.span_id:016x}" == caller.ids["span_id"]
     assert dict(created.attributes) == {
         "messaging.system": "aragora_q",
         "messaging.operation.name": "enqueue",
@@ -48,7 +48,7 @@ async def test_each_batch_of_many_jobs_is_one_span(harness, spans):
     assert first.attributes["messaging.batch.message_count"] == BATCH_LIMIT
     assert second.attributes["messaging.batch.message_count"] == 2
     assert "messaging.message.id" not in second.attributes
-    assert {f"{each.parent.span_id:016x}" for each in (first, second)} == {caller.span_id}
+    assert {f"{each.parent.span_id:016x}" for each in (first, second)} == {caller.ids["span_id"]}
     traces = [
         (await harness.queue.get_job(f"j{n}")).trace for n in (0, BATCH_LIMIT - 1, BATCH_LIMIT)
     ]

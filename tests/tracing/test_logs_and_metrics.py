@@ -55,7 +55,7 @@ def test_both_formats_have_the_ids_once_also_for_lines_of_other_packages(spans, 
         for record in caplog.records:
             assert span.ids.items() <= json.loads(JsonFormatter().format(record)).items()
             text = TextFormatter().format(record)
-            assert text.endswith(f"trace_id={span.trace_id} span_id={span.span_id}")
+            assert text.endswith(f"trace_id={span.ids['trace_id']} span_id={span.ids['span_id']}")
             assert text.count("trace_id") == 1
     logger.warning("later")
     assert "trace_id" not in JsonFormatter().format(caplog.records[-1])

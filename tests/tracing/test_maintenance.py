@@ -21,7 +21,10 @@ async def test_a_pass_that_changed_something_is_a_span_of_its_own(harness, spans
         await reap_pass(harness.queue, "reaper")
     [span] = [span for span in spans.get_finished_spans() if span.name.startswith("maintain")]
     assert (span.name, span.parent) == ("maintain debates", None)
-    assert dict(span.attributes) == {"aragora_q.queue": "debates", "aragora_q.promoted": 1}
+    assert dict(span.attributes) == {
+        "messaging.destination.name": "debates",
+        "aragora_q.promoted": 1,
+    }
     assert span.start_time <= span.end_time
 
 

@@ -96,7 +96,7 @@ LOADED = {
         executors.debate.agents executors.debate.fallbacks executors.debate.keys
         executors.debate.local executors.debate.local.model_files executors.debate.prices
         executors.debate.providers intake intake.checks intake.jobs intake.quoter job job_fields
-        observability observability.logs observability.otel
+        observability observability.logs observability.otel observability.otel.variables
     """,
     "wait": """
         cli.filters cli.layout cli.selection cli.wait cli.waiting events job_text report

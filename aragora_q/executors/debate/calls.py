@@ -50,7 +50,7 @@ class Asked(NamedTuple):
     read: ReadReply
     place: Mapping[str, Any]
     """Where in the debate it belongs, and, of a fallback, why it is asked (`closed`)."""
-    group: tracing.Group
+    phase_span: tracing.LazySpan
     """The span of which those of its calls are children."""
 
 
@@ -124,7 +124,7 @@ class CallBook:
             "aragora_q.call": call.id,
             "aragora_q.fallback": call.is_fallback,
         }
-        with asked.group.span(f"call {agent.name}", attributes=attributes) as span:
+        with asked.phase_span.span(f"call {agent.name}", attributes=attributes) as span:
             entry, fault = await self._make(call, asked, manner, clip)
             span.set({"aragora_q.outcome": entry["outcome"]})
             if entry["usd"] is not None:

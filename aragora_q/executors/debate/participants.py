@@ -121,7 +121,7 @@ class Participants:
         self._logged: set[tuple[int, str]] = set()
         self._quorum = 0
         self._step = 0
-        self._group: tracing.Group
+        self._phase_span: tracing.LazySpan
         """The span of the current step."""
         self._asked: set[int] = set()
         """The seats that this attempt has asked in the current step."""
@@ -159,10 +159,10 @@ class Participants:
             started_at, calls_before = time.monotonic(), len(self._journal)
             dropped = await self._journal.dropped_in(self._step)
             seats = [seat for seat in requests if seat in self.active and seat not in dropped]
-            self._group.attributes["aragora_q.seats"] = len(seats)
+            self._phase_span.attributes["aragora_q.seats"] = len(seats)
             found, faults = await self._gather(phase, seats, requests, labels, lead_seconds)
             answered = {seat for seat, value in found.items() if value is not None}
-            self._group.attributes |= {
+            self._phase_span.attributes |= {
                 "aragora_q.seats_answered": len(answered),
                 "aragora_q.seats_journaled": len(answered - self._asked),
                 "aragora_q.seats_failed": len(faults),
@@ -223,7 +223,7 @@ class Participants:
         """Hold a phase in the body, with a span if it makes a call."""
         self._step += 1
         self._asked.clear()
-        with tracing.Group(f"debate {phase}") as self._group:
+        with tracing.LazySpan(f"debate {phase}") as self._phase_span:
             yield
 
     async def _gather(
@@ -392,7 +392,7 @@ class Participants:
                     self._log_fallback(seat, name, why)
                 read = _reader(agent, request, labels)
                 return await self._ask_agent(
-                    Asked(agent, call, request, read, at, self._group), manner
+                    Asked(agent, call, request, read, at, self._phase_span), manner
                 )
             except AragoraQError as error:
                 seconds = closed_seconds(error)

@@ -8,13 +8,13 @@ it: what cannot be sent is dropped, with a warning.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from aragora_q.observability.logs import EventMessage, get_logger
+from aragora_q.observability.otel import variables
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from aragora_q.observability.otel.sending import Sending
 
 logger = get_logger(__name__)
-
-OTEL_HINT = "pip install 'aragora-q[otel]'"
-
-Signal = Literal["traces", "metrics"]
 
 EXIT_SECONDS = 2.0
 """Longest time at the end for what is not sent yet, whatever the receiver does."""
@@ -35,43 +31,25 @@ _sending: Sending | None = None
 """What sends, while `exporting` does."""
 
 
-def variable(name: str) -> str:
-    """Return the value of a variable; empty if it is not set."""
-    return os.environ.get(name, "").strip()
-
-
-def exporters(signal: Signal) -> list[str]:
-    """Return the names of the exporters that the variables ask for."""
-    if variable("OTEL_SDK_DISABLED").lower() == "true":
-        return []
-    names = variable(f"OTEL_{signal.upper()}_EXPORTER")
-    if not names and signal == "traces":
-        endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-        names = "otlp" if any(map(variable, endpoints)) else ""
-    return [name for each in names.split(",") if (name := each.strip()) not in ("", "none")]
-
-
 def is_configured() -> bool:
     """Return True if `OTEL_*` variables say where to send spans."""
-    return bool(exporters("traces"))
+    return bool(variables.exporters("traces"))
 
 
 def _is_asked_for() -> bool:
-    return is_configured() or bool(exporters("metrics"))
+    return is_configured() or bool(variables.exporters("metrics"))
 
 
 def fault() -> str | None:
     """Return why what the variables ask for cannot be sent; None if nothing is wrong or asked for."""
     if not _is_asked_for():
         return None
-    from aragora_q.observability.otel import variables  # noqa: PLC0415 - short commands do without
-
     return variables.fault()
 
 
 def add_registry(registry: CollectorRegistry) -> None:
     """Send the metrics of `registry`, too, if metrics are sent at all."""
-    if exporters("metrics"):
+    if variables.exporters("metrics"):
         _registries.append(registry)
 
 
@@ -109,7 +87,7 @@ def _start() -> Sending | None:
 
             return Sending(_registries)
     except ImportError as error:
-        reason = f"the package {error.name} is missing: {OTEL_HINT}"
+        reason = f"the package {error.name} is missing: {variables.OTEL_HINT}"
     except Exception as error:  # noqa: BLE001 - jobs matter more; its text may hold a secret
         reason = f"{type(error).__name__}: check the OTEL_* variables"
     warn("no spans or metrics are sent", {"reason": reason})

@@ -12,7 +12,6 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError
 from typing import Any
 
 from opentelemetry import metrics
@@ -49,7 +48,7 @@ _CUMULATIVE = AggregationTemporality.CUMULATIVE
 _Labels = tuple[tuple[str, str], ...]
 
 
-class Metrics:
+class MetricSender:
     """Sends what the registries and the instruments of OpenTelemetry have, at a fixed interval.
 
     The SDK's own reader sends nothing unless it has instruments.
@@ -82,8 +81,6 @@ class Metrics:
         try:
             data = self._collect()
             is_lost = bool(data) and self._exporter.export(MetricsData(data)) is not _SUCCESS
-        except CancelledError:  # what it would read from is being closed
-            is_lost = False
         except Exception:
             logging.getLogger("opentelemetry").exception("metrics not sent")  # for the reason
             is_lost = True
@@ -120,7 +117,7 @@ class Metrics:
         self._exporter.shutdown()
 
 
-def set_provider(senders: Sequence[Metrics], resource: Resource) -> None:
+def set_provider(senders: Sequence[MetricSender], resource: Resource) -> None:
     """Let the instruments of OpenTelemetry, such as those of pydantic-ai, be read by `senders`."""
     readers = [sender.reader for sender in senders]
     metrics.set_meter_provider(MeterProvider(readers, resource=resource, shutdown_on_exit=False))

@@ -20,12 +20,13 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from aragora_q._version import __version__
-from aragora_q.observability.otel import Signal, exporters, variables, warn
+from aragora_q.observability.otel import variables, warn
+from aragora_q.observability.otel.variables import Signal, exporters
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-    from aragora_q.observability.otel.metrics import Metrics
+    from aragora_q.observability.otel.metrics import MetricSender
 
 WARN_SECONDS = 60.0
 """Shortest time between two warnings that spans, or metrics, are not sent."""
@@ -41,7 +42,7 @@ class Sending:
 
     def __init__(self, registries: Sequence[CollectorRegistry]) -> None:
         self._log = _Log()
-        self._senders: list[_Spans | Metrics] = []
+        self._senders: list[SpanSender | MetricSender] = []
         own = Resource({"service.name": "aragora-q", "service.version": __version__})
         resource = Resource.create(dict(own.merge(OTELResourceDetector().detect()).attributes))
         try:
@@ -56,7 +57,7 @@ class Sending:
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         for name in exporters("traces"):
             losses = Losses("spans not sent", self._log)
-            self._senders.append(sender := _Spans(_exporter("traces", name), losses))
+            self._senders.append(sender := SpanSender(_exporter("traces", name), losses))
             provider.add_span_processor(sender)
         if self._senders:
             trace.set_tracer_provider(provider)
@@ -70,7 +71,7 @@ class Sending:
         senders = []
         for name in names:
             losses = Losses("metrics not sent", self._log)
-            sender = metrics.Metrics(_exporter("metrics", name), resource, registries, losses)
+            sender = metrics.MetricSender(_exporter("metrics", name), resource, registries, losses)
             self._senders.append(sender)
             senders.append(sender)
         metrics.set_provider(senders, resource)
@@ -138,31 +139,31 @@ class Losses:
     def __init__(self, event: str, log: _Log) -> None:
         self._event, self._log = event, log
         self._lock = threading.RLock()  # the garbage collector may end a span while it is held
-        self._count = self._told = 0
+        self._count = self._warned = 0
         self._warn_at = float("-inf")
 
     def add(self, count: int) -> None:
         with self._lock:
             self._count += count
             if time.monotonic() >= self._warn_at:
-                self._tell()
+                self._warn()
 
     def finish(self, count: int) -> None:
         """As `add`, for the last time: later calls have no effect."""
         with self._lock:
             self._count += count
-            self._tell()
+            self._warn()
             self._warn_at = float("inf")
 
-    def _tell(self) -> None:
-        if self._count > self._told:
-            self._told = self._count
+    def _warn(self) -> None:
+        if self._count > self._warned:
+            self._warned = self._count
             self._warn_at = time.monotonic() + WARN_SECONDS
             reason = self._log.reason or "no answer in time"
             warn(self._event, {"count": self._count, "reason": reason})
 
 
-class _Spans(BatchSpanProcessor):
+class SpanSender(BatchSpanProcessor):
     """Sends spans in batches. A span for which the queue has no place is dropped."""
 
     def __init__(self, exporter: SpanExporter, losses: Losses) -> None:

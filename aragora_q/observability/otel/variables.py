@@ -7,12 +7,17 @@ has a secret in it, or not at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from importlib.metadata import EntryPoint, entry_points
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Literal
 
-from aragora_q.observability.otel import OTEL_HINT, Signal, exporters, variable
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
+
+OTEL_HINT = "pip install 'aragora-q[otel]'"
+
+Signal = Literal["traces", "metrics"]
 
 DEFAULT_INTERVAL_MILLISECONDS = 60_000
 """Between two exports of metrics."""
@@ -25,19 +30,67 @@ _PACKAGES = {
     "otlp_proto_http": OTEL_HINT,
     "otlp_proto_grpc": "pip install opentelemetry-exporter-otlp-proto-grpc, or choose http/protobuf",
 }
-_RATIO_SAMPLERS = ("traceidratio", "parentbased_traceidratio")
-_SAMPLERS = (
-    *("always_on", "always_off", "parentbased_always_on", "parentbased_always_off"),
-    *_RATIO_SAMPLERS,
+_OTLP = "OTEL_EXPORTER_OTLP_(TRACES_|METRICS_)?"
+_POSITIVE = r"(?=.*[1-9])\d*\.?\d*"
+_PAIR = r"\s*[^=,\s][^=,]*=[^,]*"
+_RULES = (
+    ("OTEL_BSP_.*", "0*[1-9][0-9]*", "write a whole number above 0"),
+    ("OTEL_.*_LIMIT", "[0-9]+", "write a whole number"),
+    (f"{_OTLP}TIMEOUT", _POSITIVE, "write a number of seconds above 0"),
+    ("OTEL_METRIC_EXPORT_INTERVAL", _POSITIVE, "write a number of milliseconds above 0"),
+    (f"{_OTLP}COMPRESSION", "none|gzip|deflate", "write none, gzip or deflate"),
+    (
+        "OTEL_TRACES_SAMPLER",
+        "(parentbased_)?(always_on|always_off|traceidratio)",
+        "write always_on, always_off or parentbased_traceidratio, for example",
+    ),
+    ("OTEL_TRACES_SAMPLER_ARG", r"0*(\.\d*)?|0*1(\.0*)?", "write a number from 0 to 1"),
 )
+"""Names of variables, their valid values, and advice about any other value."""
+
+_SECRET_RULES = (
+    (f"{_OTLP}ENDPOINT", r"https?://[^/\s].*", "not a URL such as http://localhost:4318"),
+    (
+        f"{_OTLP}HEADERS|OTEL_RESOURCE_ATTRIBUTES",
+        f"{_PAIR}(,{_PAIR})*",
+        "not a list such as name=value,name=value",
+    ),
+)
+"""The same, of variables whose values may be secret."""
+
+
+def variable(name: str) -> str:
+    """Return the value of a variable; empty if it is not set."""
+    return os.environ.get(name, "").strip()
+
+
+def endpoint(signal: Signal) -> str:
+    """Return the address of the receiver, as far as variables have it."""
+    names = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+    return next(filter(None, map(variable, names)), "")
+
+
+def exporters(signal: Signal) -> list[str]:
+    """Return the names of the exporters that the variables ask for. Metrics are sent only if named."""
+    if variable("OTEL_SDK_DISABLED").lower() == "true":
+        return []
+    names = variable(f"OTEL_{signal.upper()}_EXPORTER")
+    if not names and signal == "traces" and endpoint(signal):
+        names = "otlp"
+    return [name for each in names.split(",") if (name := each.strip()) not in ("", "none")]
+
+
+def _installed(group: str) -> EntryPoints:
+    from importlib.metadata import entry_points  # noqa: PLC0415 - commands without traces do without
+
+    return entry_points(group=f"opentelemetry_{group}")
 
 
 def find_exporter(signal: Signal, name: str) -> EntryPoint | None:
     """Return where an installed package has the exporter."""
     if name == "otlp":
         name = _PROTOCOLS[_protocol(signal)[1]]
-    found = entry_points(group=f"opentelemetry_{signal}_exporter", name=name)
-    return next(iter(found), None)
+    return next(iter(_installed(f"{signal}_exporter").select(name=name)), None)
 
 
 def _protocol(signal: Signal) -> tuple[str, str]:
@@ -67,12 +120,17 @@ def fault() -> str | None:
 def _faults() -> Iterator[str]:
     for signal in ("traces", "metrics"):
         yield from _faults_of_exporters(signal)
-    for name, is_valid, expected in _rules():
-        if (value := variable(name)) and not is_valid(value):
-            yield f"{name} is {value!r:.100}: {expected}"
-    for name, is_valid, expected in _secret_rules():
-        if (value := variable(name)) and not is_valid(value):
-            yield f"{name} is {expected}"
+    for name, value, advice in _wrong(_RULES):
+        yield f"{name} is {value!r:.100}: {advice}"
+    for name, _, problem in _wrong(_SECRET_RULES):
+        yield f"{name} is {problem}"
+    for name, value in os.environ.items():
+        is_file = re.fullmatch(f"{_OTLP}(CERTIFICATE|CLIENT_KEY|CLIENT_CERTIFICATE)", name)
+        if is_file and value and not (Path(value).is_file() and os.access(value, os.R_OK)):
+            yield f"{name} is {value!r:.100}: there is no such file, or it may not be read"
+    known = {"none", "", *_installed("propagator").names}
+    if unknown := {*variable("OTEL_PROPAGATORS").lower().replace(" ", "").split(",")} - known:
+        yield f"OTEL_PROPAGATORS has {min(unknown)!r:.100}: write tracecontext,baggage"
     batch_size = int(variable("OTEL_BSP_MAX_EXPORT_BATCH_SIZE") or DEFAULT_BATCH_SIZE)
     if batch_size > queue_size():
         yield (
@@ -81,12 +139,20 @@ def _faults() -> Iterator[str]:
         )
 
 
+def _wrong(rules: Sequence[tuple[str, str, str]]) -> Iterator[tuple[str, str, str]]:
+    for names, values, advice in rules:
+        for name, value in os.environ.items():
+            if re.fullmatch(names, name) and not re.fullmatch(
+                f"({values})?", value.strip(), re.IGNORECASE
+            ):
+                yield name, value, advice
+
+
 def _faults_of_exporters(signal: Signal) -> Iterator[str]:
     for name in exporters(signal):
         protocol_variable, protocol = _protocol(signal)
         if name == "otlp" and protocol not in _PROTOCOLS:
-            expected = _one_of(*_PROTOCOLS)
-            yield f"{protocol_variable} is {protocol!r:.100}: {expected}"
+            yield f"{protocol_variable} is {protocol!r:.100}: write {' or '.join(_PROTOCOLS)}"
         elif name == "prometheus":
             yield f"OTEL_{signal.upper()}_EXPORTER asks for 'prometheus', which /metrics serves: leave it out"
         elif find_exporter(signal, name) is None:
@@ -96,97 +162,3 @@ def _faults_of_exporters(signal: Signal) -> Iterator[str]:
                 what = f"{protocol_variable} is {protocol!r:.100}"
             hint = _PACKAGES.get(needed, "write otlp, console or none, or install its package")
             yield f"{what}, of which no package is installed: {hint}"
-
-
-Rule = tuple[str, Callable[[str], bool], str]
-
-
-def _rules() -> Iterator[Rule]:
-    for name in ("SCHEDULE_DELAY", "MAX_QUEUE_SIZE", "MAX_EXPORT_BATCH_SIZE", "EXPORT_TIMEOUT"):
-        yield f"OTEL_BSP_{name}", _is_count, "write a whole number above 0"
-    for name in (
-        *("ATTRIBUTE_COUNT", "ATTRIBUTE_VALUE_LENGTH"),
-        *("SPAN_ATTRIBUTE_COUNT", "SPAN_ATTRIBUTE_VALUE_LENGTH", "SPAN_EVENT_COUNT"),
-        *("SPAN_LINK_COUNT", "EVENT_ATTRIBUTE_COUNT", "LINK_ATTRIBUTE_COUNT"),
-    ):
-        yield f"OTEL_{name}_LIMIT", _is_limit, "write a whole number"
-    for name in _otlp("TIMEOUT"):
-        yield name, _is_positive, "write a number of seconds above 0"
-    yield "OTEL_METRIC_EXPORT_INTERVAL", _is_positive, "write a number of milliseconds above 0"
-    for name in _otlp("COMPRESSION"):
-        yield (
-            name,
-            lambda text: text.lower() in ("none", "gzip", "deflate"),
-            _one_of("none", "gzip", "deflate"),
-        )
-    for kind in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE"):
-        for name in _otlp(kind):
-            yield name, _is_readable, "there is no such file, or it may not be read"
-    yield "OTEL_TRACES_SAMPLER", lambda text: text.lower() in _SAMPLERS, _one_of(*_SAMPLERS)
-    if variable("OTEL_TRACES_SAMPLER").lower() in _RATIO_SAMPLERS:
-        yield "OTEL_TRACES_SAMPLER_ARG", _is_ratio, "write a number from 0 to 1"
-    yield "OTEL_PROPAGATORS", _are_propagators, "write tracecontext,baggage"
-
-
-def _secret_rules() -> Iterator[Rule]:
-    """Rules of variables whose values may be secret."""
-    for name in _otlp("ENDPOINT"):
-        yield name, _is_url, "not a URL such as http://localhost:4318"
-    for name in (*_otlp("HEADERS"), "OTEL_RESOURCE_ATTRIBUTES"):
-        yield name, _are_pairs, "not a list such as name=value,name=value"
-
-
-def _otlp(kind: str) -> Iterator[str]:
-    """Yield the variables of a kind that the signals sent here have."""
-    for signal in ("", "TRACES_", "METRICS_"):
-        yield f"OTEL_EXPORTER_OTLP_{signal}{kind}"
-
-
-def _one_of(*values: str) -> str:
-    return f"write {', '.join(values[:-1])} or {values[-1]}"
-
-
-def _is_count(text: str) -> bool:
-    return text.isdecimal() and int(text) > 0
-
-
-def _is_limit(text: str) -> bool:
-    return text.isdecimal()
-
-
-def _is_positive(text: str) -> bool:
-    try:
-        return 0 < float(text) < float("inf")
-    except ValueError:
-        return False
-
-
-def _is_ratio(text: str) -> bool:
-    try:
-        return 0 <= float(text) <= 1
-    except ValueError:
-        return False
-
-
-def _is_readable(text: str) -> bool:
-    return Path(text).is_file() and os.access(text, os.R_OK)
-
-
-def _are_propagators(text: str) -> bool:
-    known = {"none", *entry_points(group="opentelemetry_propagator").names}
-    return {name.strip().lower() for name in text.split(",")} <= known
-
-
-def _is_url(text: str) -> bool:
-    try:
-        url = urlsplit(text)
-        _ = url.port  # raises ValueError
-    except ValueError:
-        return False
-    is_grpc = "grpc" in (_protocol("traces")[1], _protocol("metrics")[1])
-    return is_grpc or (url.scheme in ("http", "https") and bool(url.hostname))
-
-
-def _are_pairs(text: str) -> bool:
-    pairs = [each.partition("=") for each in text.split(",") if each.strip()]
-    return all(name.strip() and equals for name, equals, _ in pairs)

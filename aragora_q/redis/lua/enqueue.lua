@@ -98,7 +98,8 @@ for n = 1, items do
       end
     end
     if job_labels == '' and extra == NONE and #uncreated == 0 then
-      create_job(job, id, payload, priority, delay_ms, max_attempts, trace)
+      create_job(job, id, payload, priority, delay_ms, max_attempts)
+      if trace ~= '' then redis.call('HSET', job, 'trace', trace) end
       created[#created + 1] = id
     else
       uncreated[#uncreated + 1], uncreated[id] = {job, id, payload, extra, priority, delay_ms, max_attempts, job_labels}, true
@@ -128,11 +129,12 @@ if #uncreated > 0 or ticks then
       local job, id, payload, extra, priority, delay_ms, max_attempts, job_labels = unpack(each)
       if extra.source then write_seeds(job, extra.source) end
       if extra.hold then
-        create_held(job, id, payload, priority, delay_ms, max_attempts, trace, extra.hold)
+        create_held(job, id, payload, priority, delay_ms, max_attempts, extra.hold)
         held_ids[#held_ids + 1] = id
       else
-        create_job(job, id, payload, priority, delay_ms, max_attempts, trace)
+        create_job(job, id, payload, priority, delay_ms, max_attempts)
       end
+      if trace ~= '' then redis.call('HSET', job, 'trace', trace) end
       created[#created + 1] = id
       if job_labels ~= '' then moved(id, nil, 'pending', job_labels) end
     end

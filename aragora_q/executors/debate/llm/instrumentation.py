@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager, asynccontextmanager
-from copy import copy
 from functools import lru_cache
 from typing import Any
 
@@ -27,7 +26,7 @@ CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 def traced(model: Model) -> Model:
     """Return `model` with requests that are spans of the program's tracer provider.
 
-    Without leave in the environment, they have no prompt, no reply and no form of a reply. They never have the
+    Unless CAPTURE is true, they have no prompt, no reply and no form of a reply. They never have the
     text of an error, in which a provider may repeat a prompt or a key.
     """
     has_content = os.environ.get(CAPTURE, "").strip().lower() == "true"
@@ -46,13 +45,13 @@ class _Instrumentation(InstrumentationSettings):
             include_content=False,
             include_model_request_parameters=False,
         )
-        self._has_content = has_content
+        self._content = (
+            InstrumentationSettings(tracer_provider=provider, version=6) if has_content else None
+        )
 
     def handle_messages(self, *arguments: Any, **options: Any) -> None:
-        if self._has_content:
-            telling = copy(self)
-            telling.include_content = True
-            super(_Instrumentation, telling).handle_messages(*arguments, **options)
+        if self._content is not None:
+            self._content.handle_messages(*arguments, **options)
 
 
 @lru_cache(maxsize=1)

@@ -41,8 +41,8 @@ local function create_delayed(job, id, payload, delay_ms, max_attempts)  -- rare
   redis.call('HSET', job, 'status', 'pending', 'max_attempts', max_attempts, 'created_at', now_text)
 end
 
--- Create a job in its lane, or in the delayed index. `trace` is its trace context; empty: it has none.
-local function create_job(job, id, payload, priority, delay_ms, max_attempts, trace)
+-- Create a job in its lane, or in the delayed index.
+local function create_job(job, id, payload, priority, delay_ms, max_attempts)
   if delay_ms == '0' then
     local stream = priority == '0' and stream_normal or lane_stream(priority)
     local entry = append(stream, id, payload)  -- its id is the time of creation, too
@@ -51,7 +51,6 @@ local function create_job(job, id, payload, priority, delay_ms, max_attempts, tr
     create_delayed(job, id, payload, delay_ms, max_attempts)
   end
   if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
-  if trace ~= '' then redis.call('HSET', job, 'trace', trace) end
 end
 
 local deleted = {}  -- jobs with labels that this call deleted: an id, its labels, and so on
@@ -190,7 +189,7 @@ local function create_groups()
     -- The job matters more than its labels.
     local is_labeled = job.then_labels ~= '' and pcall(label, {id, job.then_labels})
     create_job(queue_prefix .. 'job:' .. id, id, job.payload, job.then_priority, job.then_delay_ms,
-      job.then_max_attempts, '')
+      job.then_max_attempts)
     if is_labeled then moved(id, nil, 'pending', job.then_labels) end
     redis.call('HSET', key, 'then', 'enqueued', 'then_id', id)
     redis.call('DEL', key .. ':then')  -- last: if the job cannot be created, it waits, and `doctor` finds it

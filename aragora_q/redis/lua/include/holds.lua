@@ -29,12 +29,11 @@ local function enter_asked_hold(job, id, payload, back_to, due)  -- rare
 end
 
 -- Create a job that waits for an approval.
-local function create_held(job, id, payload, priority, delay_ms, max_attempts, trace, reason)  -- rare
+local function create_held(job, id, payload, priority, delay_ms, max_attempts, reason)  -- rare
   redis.call('ZADD', held, now_text, id)  -- first: if it fails, nothing has changed
   redis.call('SET', job .. ':payload', payload)
   redis.call('HSET', job, 'max_attempts', max_attempts, 'created_at', now_text)
   if priority ~= '0' then redis.call('HSET', job, 'priority', priority) end
-  if trace ~= '' then redis.call('HSET', job, 'trace', trace) end
   write_hold(job, {}, 'approval', 'enqueue', reason, '', '')
   enter_held(job, id, 'pending', 'pending', delay_ms ~= '0' and now + delay_ms, now_text)
 end
