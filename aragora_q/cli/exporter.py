@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +14,6 @@ from aragora_q.cli.options import LoadConfig, parse_address, run, with_config
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
-    from aragora_q.observability.queue_metrics import Snapshot
 
 EPILOG = """\b
 Examples:
@@ -44,9 +44,11 @@ def exporter(
     authentication: bind to loopback or a private network.
     """
     from aragora_q.observability import otel
+    from aragora_q.observability.logs import setup_logging
 
     host, port = parse_address(listen, "--listen")
     settings = load()
+    setup_logging(settings.log_level, settings.log_format)
     with otel.exporting():
         run(_serve(settings, host, port))
 
@@ -58,20 +60,11 @@ async def _serve(settings: QueueConfig, host: str, port: int) -> None:
     from aragora_q.config.redis_url import format_address
     from aragora_q.observability import otel, queue_metrics, sd_notify
     from aragora_q.observability.http import serving
-    from aragora_q.observability.logs import setup_logging
     from aragora_q.streams.queue import RedisStreamsQueue
 
-    setup_logging(settings.log_level, settings.log_format)
     queue = RedisStreamsQueue(settings)
     gates = queue.connection.for_gates()
-    loop = asyncio.get_running_loop()
-
-    def collect() -> Snapshot:
-        """Read the queue's state; called from threads: of the HTTP server, and that sends metrics."""
-        snapshot = queue_metrics.snapshot_in_time(queue, gates)
-        seconds = queue_metrics.SCRAPE_SECONDS + 2
-        return asyncio.run_coroutine_threadsafe(snapshot, loop).result(seconds)
-
+    collect = queue_metrics.from_threads(partial(queue_metrics.snapshot_in_time, queue, gates))
     registry = CollectorRegistry()
     registry.register(queue_metrics.QueueCollector(collect))
     otel.add_registry(registry)

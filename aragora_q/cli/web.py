@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -55,19 +57,21 @@ def web(
     """
     from aragora_q.errors import ConfigError
     from aragora_q.observability import otel
+    from aragora_q.observability.logs import setup_logging
 
     settings = load(web_listen=listen)
-    try:
-        import uvloop
-
-        import aragora_q.web.server  # noqa: F401 - to find out whether its packages are there
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in EXTRA:
-            raise
-        raise ConfigError(
-            f"the console needs the package {error.name}", hint='pip install "aragora-q[web]"'
-        ) from None
+    setup_logging(settings.log_level, settings.log_format)
     with otel.exporting():
+        try:
+            import uvloop
+
+            import aragora_q.web.server  # noqa: F401 - to find out whether its packages are there
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in EXTRA:
+                raise
+            raise ConfigError(
+                f"the console needs the package {error.name}", hint='pip install "aragora-q[web]"'
+            ) from None
         run(_serve(_of_demo(settings) or settings), uvloop.new_event_loop)
 
 
@@ -97,20 +101,23 @@ async def _serve(settings: QueueConfig) -> None:
     """Serve until a signal arrives."""
     from aragora_q.config.redis_url import parse_address
     from aragora_q.observability import otel
-    from aragora_q.observability.logs import setup_logging
+    from aragora_q.observability.queue_metrics import from_threads
     from aragora_q.observability.web_metrics import WebMetrics
-    from aragora_q.web import server
+    from aragora_q.web import probes, server
     from aragora_q.web.console import open_console
 
-    setup_logging(settings.log_level, settings.log_format)
     host, port = parse_address(settings.web_listen)
     with server.listen(host, port) as sock:
         async with open_console(settings) as console:
             metrics = WebMetrics(settings.queue)
-            otel.add_registry(metrics.registry)
+            registry = probes.registry(from_threads(partial(probes.snapshot, console)), metrics)
+            otel.add_registry(registry)
             auth = server.create_auth(settings, console, sock, metrics)
             _greet(console, auth, host, port)
-            await server.serve(console, sock, auth, metrics, host)
+            try:
+                await server.serve(console, sock, auth, metrics, host)
+            finally:
+                await asyncio.to_thread(otel.finish)  # it reads the queue once more
 
 
 def _greet(console: Console, auth: Auth, host: str, port: int) -> None:

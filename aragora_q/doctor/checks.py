@@ -5,13 +5,13 @@ Each check returns findings and changes nothing. Used by `aragora-q doctor`, whi
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import time
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from aragora_q.config.settings import QueueConfig
 from aragora_q.config.sources import ENVIRONMENT_NAMES, SECRET_FILES, SECRETS, read_sources
@@ -25,6 +25,7 @@ from aragora_q.doctor.report import (
     Severity,
 )
 from aragora_q.doctor.schedules import of_schedules
+from aragora_q.doctor.telemetry import of_telemetry
 from aragora_q.doctor.webhooks import of_webhooks
 from aragora_q.errors import (
     AccessDenied,
@@ -35,8 +36,6 @@ from aragora_q.errors import (
 )
 from aragora_q.executors.debate.agents import only_model
 from aragora_q.gates.book import Book, Declaration
-from aragora_q.observability import otel
-from aragora_q.observability.otel import variables
 from aragora_q.redis import acl, replies
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.redis.server import ServerInfo, check_server
@@ -64,7 +63,7 @@ async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
         RedisUnreachable: no server answers.
         AccessDenied: the server refused the credentials.
     """
-    for finding in _of_host(queue.config):
+    for finding in (*_of_host(queue.config), *await asyncio.to_thread(of_telemetry)):
         yield finding
     info = await queue.connection.execute("INFO")
     server = ServerInfo.from_info(info)
@@ -99,7 +98,6 @@ def _of_host(config: QueueConfig) -> Iterator[Finding]:
     yield from _of_agents(config)
     yield from _of_environment()
     yield from _of_unit(config)
-    yield from _of_traces()
 
 
 def _of_server(
@@ -417,24 +415,6 @@ def _of_unit(config: QueueConfig) -> Iterator[Finding]:
             f"take {config.drain_timeout_seconds:.0f} s",
             "set TimeoutStopSec to drain_timeout_seconds + 30",
         )
-
-
-def _of_traces() -> Iterator[Finding]:
-    """Say where a process with these variables sends its spans, or why it cannot."""
-    if (reason := otel.fault()) is not None:
-        yield Finding("warning", "environment", f"no spans or metrics are sent: {reason}")
-    elif otel.is_configured():
-        where = [
-            _receiver() if name == "otlp" else f"the exporter {name}"
-            for name in variables.exporters("traces")
-        ]
-        yield Finding("note", "environment", f"spans are sent to {' and '.join(where)}")
-
-
-def _receiver() -> str:
-    """Return host and port of the receiver: the rest of its address may be secret."""
-    url = variables.endpoint("traces") or "localhost"
-    return urlsplit(url if "//" in url else f"//{url}").netloc.rpartition("@")[2]
 
 
 def _seconds(text: str) -> float | None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -102,6 +103,13 @@ async def snapshot_in_time(queue: RedisStreamsQueue, gates: Connection) -> Snaps
             return await snapshot_or_nothing(queue, gates)
     except TimeoutError:
         return Snapshot(queue.config.queue, seconds=SCRAPE_SECONDS)
+
+
+def from_threads(read: Callable[[], Coroutine[Any, Any, Snapshot]]) -> Callable[[], Snapshot]:
+    """Return a function that reads the queue's state in the running event loop; for other threads."""
+    loop = asyncio.get_running_loop()
+    seconds = SCRAPE_SECONDS + 2
+    return lambda: asyncio.run_coroutine_threadsafe(read(), loop).result(seconds)
 
 
 class QueueCollector(Collector):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 
@@ -14,35 +15,40 @@ from aragora_q.observability.http import usable_accept
 from aragora_q.observability.queue_metrics import QueueCollector, Snapshot, snapshot_in_time
 from aragora_q.observability.web_metrics import WebMetrics
 from aragora_q.web.access import console_of
+from aragora_q.web.console import Console
 from aragora_q.web.roles import Role
 
 router = APIRouter(include_in_schema=False)
 
 
-async def _snapshot(request: Request) -> Snapshot:
+async def snapshot(console: Console) -> Snapshot:
     """Return the state of the queue. Anyone can send probes, and all within a second share one read."""
-    console = console_of(request)
     viewer = console.roles[Role.VIEWER]
     return await console.probed.get(
         "snapshot", partial(snapshot_in_time, viewer.queue, viewer.gates)
     )
 
 
+def registry(take_snapshot: Callable[[], Snapshot], own: WebMetrics) -> CollectorRegistry:
+    """Return the metrics of the queue and of the console."""
+    both = CollectorRegistry()
+    both.register(QueueCollector(take_snapshot))
+    both.register(own.registry)
+    return both
+
+
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Serve the metrics of the queue and of the console, in the format that the client asks for."""
-    snapshot = await _snapshot(request)
-    own: WebMetrics = request.app.state.metrics
-    registry = CollectorRegistry()
-    registry.register(QueueCollector(lambda: snapshot))
-    registry.register(own.registry)
+    now = await snapshot(console_of(request))
     encode, content_type = choose_encoder(usable_accept(request.headers.get("accept", "")))
-    return Response(encode(registry), media_type=content_type)
+    both = registry(lambda: now, request.app.state.metrics)
+    return Response(encode(both), media_type=content_type)
 
 
 @router.get("/healthz")
 async def healthz(request: Request) -> Response:
     """Answer 200 if Redis answers, 503 otherwise."""
-    if (await _snapshot(request)).stats is None:
+    if (await snapshot(console_of(request))).stats is None:
         return PlainTextResponse("Redis does not answer\n", HTTPStatus.SERVICE_UNAVAILABLE)
     return PlainTextResponse("ok\n")

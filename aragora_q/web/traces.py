@@ -49,6 +49,7 @@ class TracedRoute(APIRoute):
             "url.scheme": scope["scheme"],
         }
         with tracing.span(f"{method} {route}", "server", attributes) as span:
+            scope["state"]["span"] = span.ids
 
             async def send_noted(message: Message) -> None:
                 if message["type"] == "http.response.start":

@@ -8,6 +8,7 @@ it: what cannot be sent is dropped, with a warning.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from aragora_q.observability.logs import EventMessage, get_logger
 from aragora_q.observability.otel import variables
+from aragora_q.observability.otel.variables import SENT, Signal
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -26,6 +28,9 @@ logger = get_logger(__name__)
 EXIT_SECONDS = 2.0
 """Longest time at the end for what is not sent yet, whatever the receiver does."""
 
+PROBE_SECONDS = 3.0
+"""Longest time of a receiver for an answer to `probe`."""
+
 _registries: list[CollectorRegistry] = []
 _sending: Sending | None = None
 """What sends, while `exporting` does."""
@@ -34,17 +39,6 @@ _sending: Sending | None = None
 def is_configured() -> bool:
     """Return True if `OTEL_*` variables say where to send spans."""
     return bool(variables.exporters("traces"))
-
-
-def _is_asked_for() -> bool:
-    return is_configured() or bool(variables.exporters("metrics"))
-
-
-def fault() -> str | None:
-    """Return why what the variables ask for cannot be sent; None if nothing is wrong or asked for."""
-    if not _is_asked_for():
-        return None
-    return variables.fault()
 
 
 def add_registry(registry: CollectorRegistry) -> None:
@@ -60,9 +54,7 @@ def exporting() -> Iterator[None]:
     What cannot be sent is warned of: at the start, at the end, and meanwhile at most once a minute. Used once
     per process: OpenTelemetry's providers cannot be replaced.
     """
-    if not _is_asked_for():
-        yield
-        return
+    _load_propagators()
     global _sending  # noqa: PLW0603 - there is one for each process
     _sending = _start()
     try:
@@ -79,24 +71,83 @@ def finish() -> None:
         sending.stop(EXIT_SECONDS)
 
 
-def _start() -> Sending | None:
-    try:
-        reason = fault()
-        if reason is None:
-            from aragora_q.observability.otel.sending import Sending  # noqa: PLC0415 - likewise
+def _load_propagators() -> None:
+    """Import what raises an error when it is imported if OTEL_PROPAGATORS has a name that is not installed.
 
-            return Sending(_registries)
-    except ImportError as error:
-        reason = f"the package {error.name} is missing: {variables.OTEL_HINT}"
-    except Exception as error:  # noqa: BLE001 - jobs matter more; its text may hold a secret
-        reason = f"{type(error).__name__}: check the OTEL_* variables"
-    warn("no spans or metrics are sent", {"reason": reason})
-    return None
+    Web frameworks and clients of model providers import it. Contexts of jobs are those of W3C in any case.
+    """
+    if "OTEL_PROPAGATORS" not in os.environ:
+        return
+    try:
+        import opentelemetry.propagate  # noqa: PLC0415 - if asked for
+    except ImportError:
+        return
+    except Exception:  # noqa: BLE001 - whatever a propagator raises
+        names = os.environ.pop("OTEL_PROPAGATORS")
+        try:
+            import opentelemetry.propagate  # noqa: F401, PLC0415 - likewise
+        finally:
+            os.environ["OTEL_PROPAGATORS"] = names
+        if is_configured():
+            reason = f"{names!r:.100} has what is not installed, tracecontext,baggage applies"
+            warn("OTEL_PROPAGATORS is not used", {"reason": reason})
+
+
+def _start() -> Sending | None:
+    sending = None
+    sent = {}
+    for signal, what in SENT.items():
+        if not (names := variables.exporters(signal)):
+            continue
+        try:
+            if (reason := variables.fault(signal)) is None:
+                from aragora_q.observability.otel.sending import Sending  # noqa: PLC0415 - likewise
+
+                sending = sending or Sending()
+                sending.start(signal, _registries)
+                sent[what] = " and ".join(variables.destination(signal, name) for name in names)
+        except Exception as error:  # noqa: BLE001 - jobs matter more
+            reason = _explain(error)
+        if reason is not None:
+            warn(f"no {what} are sent", {"reason": reason})
+    if sent and _has_log():
+        if SENT["traces"] in sent and variables.is_content_on():
+            sent["content"] = "prompts and replies"
+        logger.info("OpenTelemetry is on", extra=sent)
+    return sending
+
+
+def probe(signal: Signal) -> Iterator[tuple[str, str]]:
+    """Send an empty request to each receiver of a signal; return its name and why it does not take it.
+
+    The reason is empty if it does. A receiver has PROBE_SECONDS. The variables must have no fault.
+    """
+    for name in variables.exporters(signal):
+        reason = ""
+        if name == "otlp":
+            try:
+                from aragora_q.observability.otel import sending  # noqa: PLC0415 - likewise
+
+                reason = sending.probe(signal, name, PROBE_SECONDS)
+            except Exception as error:  # noqa: BLE001 - as when it is sent
+                reason = _explain(error)
+        yield variables.destination(signal, name), reason
+
+
+def _explain(error: Exception) -> str:
+    """Return why nothing can be sent, without the text of the error, which may hold a secret."""
+    if isinstance(error, ImportError):
+        return f"the package {error.name} is missing: {variables.OTEL_HINT}"
+    return f"{type(error).__name__}: check the OTEL_* variables"
+
+
+def _has_log() -> bool:
+    return logging.getLogger().hasHandlers()
 
 
 def warn(event: str, fields: Mapping[str, object]) -> None:
     """Log a warning; where no log is set up, as in short commands, write it to stderr."""
-    if logging.getLogger().hasHandlers():
+    if _has_log():
         logger.warning(event, extra=fields)
     else:
         with suppress(OSError, ValueError, AttributeError):  # closed, now or from the start

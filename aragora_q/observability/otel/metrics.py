@@ -69,6 +69,9 @@ class MetricSender:
         )
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{THREADS}Metrics", daemon=True)
+
+    def start(self) -> None:
+        """Begin to send."""
         self._thread.start()
 
     def _run(self) -> None:
@@ -82,7 +85,9 @@ class MetricSender:
             data = self._collect()
             is_lost = bool(data) and self._exporter.export(MetricsData(data)) is not _SUCCESS
         except Exception:
-            logging.getLogger("opentelemetry").exception("metrics not sent")  # for the reason
+            logging.getLogger("opentelemetry.metrics").exception(
+                "metrics not sent"
+            )  # for the reason
             is_lost = True
         if is_lost:
             self._losses.add(1)

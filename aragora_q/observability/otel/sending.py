@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
+from http.client import BadStatusLine
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -21,7 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from aragora_q._version import __version__
 from aragora_q.observability.otel import variables, warn
-from aragora_q.observability.otel.variables import Signal, exporters
+from aragora_q.observability.otel.variables import GRPC_HINT, SENT, Signal, expects_grpc
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -34,47 +35,57 @@ WARN_SECONDS = 60.0
 THREADS = "Otel"
 """With this, the names of the threads that send begin; the SDK's own, too."""
 
+_NO_ANSWER, _NO_HTTP = "no answer in time", "no answer in HTTP"
+_HINTS = {
+    401: "check OTEL_EXPORTER_OTLP_HEADERS",
+    403: "check OTEL_EXPORTER_OTLP_HEADERS",
+    404: "check the path of the endpoint",
+}
 _CODES = {status.phrase: int(status) for status in HTTPStatus}
 
 
 class Sending:
-    """Everything that the variables ask for is sent, until `stop`."""
+    """What the variables ask for is sent, from `start` until `stop`."""
 
-    def __init__(self, registries: Sequence[CollectorRegistry]) -> None:
+    def __init__(self) -> None:
         self._log = _Log()
         self._senders: list[SpanSender | MetricSender] = []
         own = Resource({"service.name": "aragora-q", "service.version": __version__})
-        resource = Resource.create(dict(own.merge(OTELResourceDetector().detect()).attributes))
-        try:
-            if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # none is set
-                self._send_spans(resource)
-            self._send_metrics(resource, registries)
-        except BaseException:
-            self.stop(0)
-            raise
+        self._resource = Resource.create(
+            dict(own.merge(OTELResourceDetector().detect()).attributes)
+        )
 
-    def _send_spans(self, resource: Resource) -> None:
-        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        for name in exporters("traces"):
-            losses = Losses("spans not sent", self._log)
-            self._senders.append(sender := SpanSender(_exporter("traces", name), losses))
+    def start(self, signal: Signal, registries: Sequence[CollectorRegistry]) -> None:
+        """Send a signal; of metrics, also those of `registries`. If it raises, nothing is sent."""
+        if signal == "metrics":
+            self._send_metrics(registries)
+        elif isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):  # none is set
+            self._send_spans()
+
+    def _send_spans(self) -> None:
+        provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
+        for exporter, losses in self._exporters("traces"):
+            self._senders.append(sender := SpanSender(exporter, losses))
             provider.add_span_processor(sender)
-        if self._senders:
-            trace.set_tracer_provider(provider)
+        trace.set_tracer_provider(provider)
 
-    def _send_metrics(self, resource: Resource, registries: Sequence[CollectorRegistry]) -> None:
-        names = exporters("metrics")
-        if not names:
-            return
+    def _send_metrics(self, registries: Sequence[CollectorRegistry]) -> None:
         from aragora_q.observability.otel import metrics  # noqa: PLC0415 - if asked for
 
-        senders = []
-        for name in names:
-            losses = Losses("metrics not sent", self._log)
-            sender = metrics.MetricSender(_exporter("metrics", name), resource, registries, losses)
-            self._senders.append(sender)
-            senders.append(sender)
-        metrics.set_provider(senders, resource)
+        senders = [
+            metrics.MetricSender(exporter, self._resource, registries, losses)
+            for exporter, losses in self._exporters("metrics")
+        ]
+        metrics.set_provider(senders, self._resource)
+        for sender in senders:
+            sender.start()
+        self._senders += senders
+
+    def _exporters(self, signal: Signal) -> list[tuple[Any, Losses]]:
+        return [
+            (_exporter(signal, name), Losses(signal, name, self._log))
+            for name in variables.exporters(signal)
+        ]
 
     def stop(self, seconds: float) -> None:
         """Send what is left, for at most `seconds`; warn of what is lost then."""
@@ -103,12 +114,32 @@ def _exporter(signal: Signal, name: str) -> Any:
     return found.load()(out=sys.stderr) if name == "console" else found.load()()
 
 
+def probe(signal: Signal, name: str, seconds: float) -> str:
+    """Send an empty request; return why the receiver does not take it, empty if it does."""
+    from opentelemetry.sdk.metrics.export import MetricsData  # noqa: PLC0415 - if asked for
+
+    log = _Log()
+    exporter = _exporter(signal, name)
+    empty: Any = [] if signal == "traces" else MetricsData([])
+    results: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: results.append(exporter.export(empty)), name=f"{THREADS}Probe", daemon=True
+    )
+    thread.start()
+    deadline = time.monotonic() + seconds
+    while thread.is_alive() and signal not in log.reasons and time.monotonic() < deadline:
+        thread.join(0.05)
+    exporter.shutdown()
+    is_taken = any(result.name == "SUCCESS" for result in results)
+    return "" if is_taken else log.reason(signal)
+
+
 class _Log(logging.Handler):
     """Keeps from what OpenTelemetry logs why something was not sent; it is not written anywhere."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.reason = ""
+        self.reasons: dict[Signal, str] = {}
         logger = logging.getLogger("opentelemetry")
         logger.handlers[:] = [self]
         logger.propagate = False
@@ -116,28 +147,57 @@ class _Log(logging.Handler):
             logging.getLogger(name).addFilter(_is_of_others)
 
     def emit(self, record: logging.LogRecord) -> None:
+        signal: Signal = "metrics" if "metric" in record.name else "traces"
         arguments = record.args if isinstance(record.args, tuple) else ()
-        reasons = [_reason(each) for each in (*(record.exc_info or ()), *arguments)]
-        self.reason = next(filter(None, reasons), self.reason)
+        for argument in ((record.exc_info or (None, None))[1], *arguments):
+            if reason := _reason(argument, signal):
+                self.reasons[signal] = reason
+                return
+
+    def reason(self, signal: Signal) -> str:
+        """Return the last reason for which something was not sent."""
+        return self.reasons.get(signal) or _with_hint(_NO_ANSWER, signal)
 
 
 def _is_of_others(record: logging.LogRecord) -> bool:
     return not (record.threadName or "").startswith(THREADS)
 
 
-def _reason(argument: object) -> str:
+def _reason(argument: object, signal: Signal) -> str:
     """Return what an argument of a log record says about the cause, without text that may hold a secret."""
     if isinstance(argument, BaseException):
-        return type(argument).__name__
+        return _with_hint(_cause(argument), signal)
     code = _CODES.get(argument) if isinstance(argument, str) else argument
-    return f"HTTP {code}" if isinstance(code, int) and code in _CODES.values() else ""
+    if not isinstance(code, int) or code not in _CODES.values():
+        return ""
+    hint = _HINTS.get(code)
+    return f"HTTP {code}: {hint}" if hint else f"HTTP {code}"
+
+
+def _cause(error: BaseException) -> str:
+    """Return the system's reason for an error, or else its type."""
+    if "Timeout" in type(error).__name__:
+        return _NO_ANSWER
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return f"{type(error).__name__}: {found.strerror}"
+        if isinstance(found, BadStatusLine):
+            return _NO_HTTP
+        found = found.__cause__ or found.__context__
+    return type(error).__name__
+
+
+def _with_hint(reason: str, signal: Signal) -> str:
+    return f"{reason}: {GRPC_HINT}" if reason == _NO_HTTP or expects_grpc(signal) else reason
 
 
 class Losses:
     """Counts what is not sent; warns at most once in WARN_SECONDS, and at the end."""
 
-    def __init__(self, event: str, log: _Log) -> None:
-        self._event, self._log = event, log
+    def __init__(self, signal: Signal, name: str, log: _Log) -> None:
+        self._signal, self._log = signal, log
+        self._to = variables.destination(signal, name)
         self._lock = threading.RLock()  # the garbage collector may end a span while it is held
         self._count = self._warned = 0
         self._warn_at = float("-inf")
@@ -159,8 +219,9 @@ class Losses:
         if self._count > self._warned:
             self._warned = self._count
             self._warn_at = time.monotonic() + WARN_SECONDS
-            reason = self._log.reason or "no answer in time"
-            warn(self._event, {"count": self._count, "reason": reason})
+            reason = self._log.reason(self._signal)
+            fields = {"count": self._count, "to": self._to, "reason": reason}
+            warn(f"{SENT[self._signal]} not sent", fields)
 
 
 class SpanSender(BatchSpanProcessor):

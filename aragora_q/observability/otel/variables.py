@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint, EntryPoints
@@ -19,37 +20,57 @@ OTEL_HINT = "pip install 'aragora-q[otel]'"
 
 Signal = Literal["traces", "metrics"]
 
+SENT: Mapping[Signal, str] = {"traces": "spans", "metrics": "metrics"}
+"""What is sent of each signal."""
+
 DEFAULT_INTERVAL_MILLISECONDS = 60_000
 """Between two exports of metrics."""
 
 DEFAULT_QUEUE_SIZE, DEFAULT_BATCH_SIZE = 2048, 512
 
-_PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
+CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+"""The standard variable that allows content."""
+
+CAPTURE_ON = ("true", "span_only", "span_and_event")
+CAPTURE_OFF = ("", "false", "no_content", "event_only")
+
+HTTP = "http/protobuf"
+GRPC_HINT = (
+    "if it speaks gRPC, use its port for HTTP, mostly 4318, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
+)
+
+_PROTOCOLS = {HTTP: "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _PACKAGES = {
     "console": OTEL_HINT,
     "otlp_proto_http": OTEL_HINT,
     "otlp_proto_grpc": "pip install opentelemetry-exporter-otlp-proto-grpc, or choose http/protobuf",
 }
+_GRPC_PORT = 4317
 _OTLP = "OTEL_EXPORTER_OTLP_(TRACES_|METRICS_)?"
-_POSITIVE = r"(?=.*[1-9])\d*\.?\d*"
+_OF_OTHERS: Mapping[Signal, str] = {
+    "traces": "OTEL_(EXPORTER_OTLP_METRICS|METRICS?)_.*",
+    "metrics": "OTEL_((EXPORTER_OTLP_TRACES|TRACES|BSP)_.*|.*_LIMIT)",
+}
+"""Names of variables that a signal does not need."""
+
+_POSITIVE = r"\s*(?=.*[1-9])\d*\.?\d*\s*"
 _PAIR = r"\s*[^=,\s][^=,]*=[^,]*"
 _RULES = (
-    ("OTEL_BSP_.*", "0*[1-9][0-9]*", "write a whole number above 0"),
-    ("OTEL_.*_LIMIT", "[0-9]+", "write a whole number"),
+    ("OTEL_BSP_.*", r"\s*0*[1-9][0-9]*\s*", "write a whole number above 0"),
+    ("OTEL_.*_LIMIT", r"\s*[0-9]+\s*", "write a whole number"),
     (f"{_OTLP}TIMEOUT", _POSITIVE, "write a number of seconds above 0"),
     ("OTEL_METRIC_EXPORT_INTERVAL", _POSITIVE, "write a number of milliseconds above 0"),
-    (f"{_OTLP}COMPRESSION", "none|gzip|deflate", "write none, gzip or deflate"),
+    (f"{_OTLP}COMPRESSION", r"\s*(none|gzip|deflate)\s*", "write none, gzip or deflate"),
     (
         "OTEL_TRACES_SAMPLER",
         "(parentbased_)?(always_on|always_off|traceidratio)",
         "write always_on, always_off or parentbased_traceidratio, for example",
     ),
-    ("OTEL_TRACES_SAMPLER_ARG", r"0*(\.\d*)?|0*1(\.0*)?", "write a number from 0 to 1"),
+    ("OTEL_TRACES_SAMPLER_ARG", r"\s*(0*(\.\d*)?|0*1(\.0*)?)\s*", "write a number from 0 to 1"),
 )
 """Names of variables, their valid values, and advice about any other value."""
 
 _SECRET_RULES = (
-    (f"{_OTLP}ENDPOINT", r"https?://[^/\s].*", "not a URL such as http://localhost:4318"),
     (
         f"{_OTLP}HEADERS|OTEL_RESOURCE_ATTRIBUTES",
         f"{_PAIR}(,{_PAIR})*",
@@ -60,22 +81,24 @@ _SECRET_RULES = (
 
 
 def variable(name: str) -> str:
-    """Return the value of a variable; empty if it is not set."""
-    return os.environ.get(name, "").strip()
+    """Return the value of a variable as OpenTelemetry reads it, which keeps spaces; empty if it is not set."""
+    return os.environ.get(name, "")
 
 
-def endpoint(signal: Signal) -> str:
-    """Return the address of the receiver, as far as variables have it."""
-    names = (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-    return next(filter(None, map(variable, names)), "")
+def _of_otlp(signal: Signal, what: str) -> tuple[str, str]:
+    """Return the variable that a signal goes by, and its value; both empty if none is set."""
+    for name in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_{what}", f"OTEL_EXPORTER_OTLP_{what}"):
+        if value := variable(name):
+            return name, value
+    return "", ""
 
 
 def exporters(signal: Signal) -> list[str]:
     """Return the names of the exporters that the variables ask for. Metrics are sent only if named."""
-    if variable("OTEL_SDK_DISABLED").lower() == "true":
+    if variable("OTEL_SDK_DISABLED").lower().strip() == "true":
         return []
-    names = variable(f"OTEL_{signal.upper()}_EXPORTER")
-    if not names and signal == "traces" and endpoint(signal):
+    names = variable(f"OTEL_{signal.upper()}_EXPORTER").strip()
+    if not names and signal == "traces" and _of_otlp(signal, "ENDPOINT")[1]:
         names = "otlp"
     return [name for each in names.split(",") if (name := each.strip()) not in ("", "none")]
 
@@ -89,21 +112,47 @@ def _installed(group: str) -> EntryPoints:
 def find_exporter(signal: Signal, name: str) -> EntryPoint | None:
     """Return where an installed package has the exporter."""
     if name == "otlp":
-        name = _PROTOCOLS[_protocol(signal)[1]]
+        name = _PROTOCOLS[_protocol(signal)]
     return next(iter(_installed(f"{signal}_exporter").select(name=name)), None)
 
 
-def _protocol(signal: Signal) -> tuple[str, str]:
-    """Return the variable that has the protocol, and the protocol."""
-    for name in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
-        if value := variable(name):
-            return name, value
-    return "", "http/protobuf"
+def _protocol(signal: Signal) -> str:
+    return _of_otlp(signal, "PROTOCOL")[1].strip() or HTTP
+
+
+def destination(signal: Signal, name: str) -> str:
+    """Return an exporter's name, and host and port of its receiver: the rest of its address may be secret."""
+    return f"{name} at {':'.join(map(str, receiver(signal)))}" if name == "otlp" else name
+
+
+def receiver(signal: Signal) -> tuple[str, int]:
+    """Return host and port of the receiver; the variables must have no fault."""
+    is_http = _protocol(signal) == HTTP
+    parts = urlsplit(
+        _of_otlp(signal, "ENDPOINT")[1] or f"http://localhost:{4318 if is_http else _GRPC_PORT}"
+    )
+    host = parts.hostname or ""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"[{host}]" if ":" in host else host, port
+
+
+def expects_grpc(signal: Signal) -> bool:
+    """Return True if the receiver is sent HTTP, but its port is that of gRPC."""
+    return _protocol(signal) == HTTP and receiver(signal)[1] == _GRPC_PORT
+
+
+def is_content_on() -> bool:
+    """Return True if spans have prompts and replies."""
+    return variable(CAPTURE).strip().lower() in CAPTURE_ON
 
 
 def queue_size() -> int:
     """Return how many spans may wait to be sent."""
     return int(variable("OTEL_BSP_MAX_QUEUE_SIZE") or DEFAULT_QUEUE_SIZE)
+
+
+def _batch_size() -> int:
+    return int(variable("OTEL_BSP_MAX_EXPORT_BATCH_SIZE") or DEFAULT_BATCH_SIZE)
 
 
 def interval_seconds() -> float:
@@ -112,45 +161,56 @@ def interval_seconds() -> float:
     return float(value) / 1000
 
 
-def fault() -> str | None:
-    """Return what is wrong with the variables first, and what to do about it; no secret is in it."""
-    return next(_faults(), None)
+def fault(signal: Signal) -> str | None:
+    """Return what is wrong first with the variables of a signal, and what to do about it, without secrets."""
+    return next(_faults(signal), None)
 
 
-def _faults() -> Iterator[str]:
-    for signal in ("traces", "metrics"):
-        yield from _faults_of_exporters(signal)
-    for name, value, advice in _wrong(_RULES):
+def _faults(signal: Signal) -> Iterator[str]:
+    yield from _faults_of_exporters(signal)
+    of_signal = {
+        name: value
+        for name, value in os.environ.items()
+        if value and not re.fullmatch(_OF_OTHERS[signal], name)
+    }
+    for name, value, advice in _wrong(of_signal, _RULES):
         yield f"{name} is {value!r:.100}: {advice}"
-    for name, _, problem in _wrong(_SECRET_RULES):
+    for name, _, problem in _wrong(of_signal, _SECRET_RULES):
         yield f"{name} is {problem}"
-    for name, value in os.environ.items():
+    name, value = _of_otlp(signal, "ENDPOINT")
+    if value and not _is_url(value):
+        yield f"{name} is not a URL such as http://localhost:4318, without spaces"
+    for name, value in of_signal.items():
         is_file = re.fullmatch(f"{_OTLP}(CERTIFICATE|CLIENT_KEY|CLIENT_CERTIFICATE)", name)
-        if is_file and value and not (Path(value).is_file() and os.access(value, os.R_OK)):
+        if is_file and not (Path(value).is_file() and os.access(value, os.R_OK)):
             yield f"{name} is {value!r:.100}: there is no such file, or it may not be read"
-    known = {"none", "", *_installed("propagator").names}
-    if unknown := {*variable("OTEL_PROPAGATORS").lower().replace(" ", "").split(",")} - known:
-        yield f"OTEL_PROPAGATORS has {min(unknown)!r:.100}: write tracecontext,baggage"
-    batch_size = int(variable("OTEL_BSP_MAX_EXPORT_BATCH_SIZE") or DEFAULT_BATCH_SIZE)
-    if batch_size > queue_size():
+    if signal == "traces" and (batch_size := _batch_size()) > queue_size():
         yield (
             f"OTEL_BSP_MAX_EXPORT_BATCH_SIZE ({batch_size}) is above OTEL_BSP_MAX_QUEUE_SIZE "
             f"({queue_size()}): set both"
         )
 
 
-def _wrong(rules: Sequence[tuple[str, str, str]]) -> Iterator[tuple[str, str, str]]:
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return bool(re.fullmatch(r"(?i:https?)://\S+", text) and parts.hostname and parts.port != 0)
+    except ValueError:
+        return False
+
+
+def _wrong(
+    found: Mapping[str, str], rules: Sequence[tuple[str, str, str]]
+) -> Iterator[tuple[str, str, str]]:
     for names, values, advice in rules:
-        for name, value in os.environ.items():
-            if re.fullmatch(names, name) and not re.fullmatch(
-                f"({values})?", value.strip(), re.IGNORECASE
-            ):
+        for name, value in found.items():
+            if re.fullmatch(names, name) and not re.fullmatch(values, value, re.IGNORECASE):
                 yield name, value, advice
 
 
 def _faults_of_exporters(signal: Signal) -> Iterator[str]:
     for name in exporters(signal):
-        protocol_variable, protocol = _protocol(signal)
+        protocol_variable, protocol = _of_otlp(signal, "PROTOCOL")[0], _protocol(signal)
         if name == "otlp" and protocol not in _PROTOCOLS:
             yield f"{protocol_variable} is {protocol!r:.100}: write {' or '.join(_PROTOCOLS)}"
         elif name == "prometheus":
