@@ -50,9 +50,6 @@ def _of_signal(signal: Signal) -> Iterator[Finding]:
             yield Finding("warning", _CHECK, f"{what} do not arrive: {receiver}: {reason}")
         else:
             yield Finding("note", _CHECK, f"{what} are sent: {receiver}")
-    if variables.expects_grpc(signal) and "otlp" in variables.exporters(signal):
-        detail = f"{what} are sent over HTTP to port 4317, which is mostly that of gRPC"
-        yield Finding("warning", _CHECK, detail, variables.GRPC_HINT)
 
 
 def _of_base() -> Iterator[Finding]:

@@ -1,8 +1,15 @@
 """Commands that enqueue continue the trace of the shell that calls them, and send their spans if asked."""
 
 import json
+import socketserver
+import threading
+from contextlib import ExitStack, contextmanager
 
 import pytest
+from support import servers
+
+from aragora_q.observability import otel
+from aragora_q.observability.otel.variables import GRPC_HINT
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
@@ -61,29 +68,118 @@ async def test_the_span_of_a_command_is_sent(cli_command, harness, receiver):
     assert not any(b"Tea" in body for body in receiver.bodies)
 
 
+CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+
+
+def _found(done):
+    """Severity and detail of doctor's findings about the environment."""
+    assert "SECRET" not in done.out + done.err
+    return [
+        (each["severity"], each["detail"])
+        for each in done.object["findings"]
+        if each["check"] == "environment"
+    ]
+
+
+def test_doctor_asks_the_receivers(cli_command, receiver):
+    """An empty request for each signal; notes say what goes where. No secret is in them."""
+    url = receiver.url.replace("://", "://user:SECRET@") + "/SECRET"
+    variables = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": url,
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{receiver.url}/v1/metrics?key=SECRET",
+        "OTEL_METRICS_EXPORTER": "console,otlp",
+        CAPTURE: "Span_Only",
+    }
+    to = f"otlp at {receiver.url.removeprefix('http://')}"
+    assert _found(cli_command("doctor", "--json", env=variables)) == [
+        ("note", f"spans are sent: {to}"),
+        ("note", "metrics are sent: console"),
+        ("note", f"metrics are sent: {to}"),
+        ("note", f"spans have prompts and replies: {CAPTURE}"),
+    ]
+    assert receiver.requests == 2
+    assert (receiver.spans, receiver.metrics) == ([], [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (403, "HTTP 403: check OTEL_EXPORTER_OTLP_HEADERS"),
+        (503, "HTTP 503"),
+        ("silent", "no answer in time"),
+        ("down", "ConnectionError: Connection refused"),
+        ("grpc", f"no answer in HTTP: {GRPC_HINT}"),
+        ("port of gRPC", GRPC_HINT),
+    ],
+)
+def test_doctor_says_why_spans_do_not_arrive(cli_command, receiver, state, reason):
+    """Also of a receiver that never answers."""
+    url = receiver.url
+    with ExitStack() as stack:
+        if isinstance(state, int):
+            receiver.status = state
+        elif state == "silent":
+            receiver.may_answer.clear()
+        elif state == "down":
+            url = f"http://localhost:{servers.free_port()}"
+        elif state == "port of gRPC":  # whatever is there
+            url = "http://localhost:4317"
+        else:
+            url = f"http://localhost:{stack.enter_context(_grpc_server())}"
+        done = cli_command("doctor", "--json", env={"OTEL_EXPORTER_OTLP_ENDPOINT": url})
+    to = url.removeprefix("http://")
+    [(severity, detail)] = _found(done)
+    assert severity == "warning"
+    assert detail.startswith(f"spans do not arrive: otlp at {to}: ")
+    assert detail.endswith(f": {reason}")
+    assert done.code == 1
+
+
+@contextmanager
+def _grpc_server():
+    """Answers as HTTP/2 does: with its settings."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.sendall(bytes.fromhex("000006040000000000000500004000"))
+            self.request.recv(65536)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
         (
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://u:SECRET@otel:4318/SECRET?q=SECRET"},
-            "to otel:4318",
-        ),
-        ({"OTEL_TRACES_EXPORTER": "console,otlp"}, "to the exporter console and localhost"),
-        (
             {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
             "pip install opentelemetry-exporter-otlp-proto-grpc",
         ),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "SECRET"}, "no spans are sent"),
+        ({"OTEL_LOGS_EXPORTER": "otlp"}, "logs are not sent"),
+        ({"OTEL_TRACES_EXPORTER": "console", CAPTURE: "yes"}, "prompts and replies"),
+        ({"OTEL_TRACES_EXPORTER": "console", CAPTURE: "event_only"}, None),
+        (
+            {
+                "OTEL_TRACES_EXPORTER": "console",
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://h/v1/traces",
+            },
+            "ends in /v1/traces",
+        ),
         ({"OTEL_TRACES_EXPORTER": "none"}, None),
+        ({CAPTURE: "yes"}, None),
     ],
 )
-def test_doctor_says_where_spans_go(run_cli, monkeypatch, variables, expected):
-    """A note, or a warning if they go nowhere; nothing if none are asked for. No secret is in it."""
+def test_doctor_warns_of_what_will_not_work(run_cli, monkeypatch, variables, expected):
+    """And says nothing of what is not asked for. No receiver is asked here."""
+    monkeypatch.setattr(otel, "probe", lambda _: [])
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    done = run_cli("doctor", "--json")
-    found = [each for each in done.object["findings"] if each["check"] == "environment"]
-    assert [each["severity"] for each in found] == (
-        [] if expected is None else ["warning" if "pip" in expected else "note"]
-    )
-    assert expected is None or expected in found[0]["detail"]
-    assert "SECRET" not in done.out
+    found = [text for severity, text in _found(run_cli("doctor", "--json")) if severity != "note"]
+    assert len(found) == (expected is not None)
+    assert expected is None or expected in found[0]

@@ -21,6 +21,7 @@ def test_only_changes_are_sent_and_each_is_of_its_request(
         acl_server.urls,
         ARAGORA_QUEUE_WEB_TOKENS_FILE=str(tmp_path / "tokens"),
         OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url,
+        OTEL_PROPAGATORS="b3",  # not installed: stops nothing
         FASTAPI_OTEL_AUTO_CONFIGURE="true",
     )
     console = start_console(**variables)
@@ -43,5 +44,8 @@ def test_only_changes_are_sent_and_each_is_of_its_request(
     posts = receiver.named(f"POST {JOBS.replace('debates', '{queue}')}")
     assert [span.parent_id for span in posts] == [PARENT[36:52], "", ""]
     assert len({span.trace_id for span in posts}) == 3
+    lines = [line for line in console.log.splitlines() if " request actor=" in line]
+    assert [f"trace_id={each.trace_id} span_id={each.span_id}" in line
+            for line, each in zip(lines, posts, strict=True)] == [True] * 3  # fmt: skip
     assert {span.name for span in receiver.spans} == {posts[0].name, "enqueue debates"}
     assert not any(b"SECRET" in body for body in receiver.bodies)
