@@ -123,8 +123,8 @@ def test_doctor_says_why_spans_do_not_arrive(cli_command, receiver, state, reaso
             receiver.may_answer.clear()
         elif state == "down":
             url = f"http://localhost:{servers.free_port()}"
-        elif state == "port of gRPC":  # whatever is there
-            url = "http://localhost:4317"
+        elif state == "port of gRPC":
+            url = "http://receiver.invalid:4317"
         else:
             url = f"http://localhost:{stack.enter_context(_grpc_server())}"
         done = cli_command("doctor", "--json", env={"OTEL_EXPORTER_OTLP_ENDPOINT": url})

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import pairwise
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support import processes, servers
+from support.llm_stub import Stub
 from support.wait import wait_until_sync
 from support.worker_processes import run_burst_worker
 
@@ -181,6 +182,27 @@ class TestConfiguration:
         assert warning.startswith("warning: OTEL_PROPAGATORS is not used reason=")
         assert receiver.spans
         assert run(program, 1, OTEL_PROPAGATORS="b3") == ""
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("is_traced", [True, False])
+    def test_nor_do_they_fail_a_job(self, receiver, redis_url, tmp_path, is_traced):
+        """The client of a provider that imports them in a call does not notice."""
+        pytest.importorskip("pydantic_ai", reason="the extra `llm` is not installed")
+        with closing(Stub()) as stub:
+            agent = [f"{key} = {value!r}" for key, value in stub.agent("anthropic", "m").items()]
+            path = tmp_path / "aragora-q.toml"
+            path.write_text("\n".join(["[agents.ann]", *agent]))
+            given = {"STUB_KEY": "key", "OTEL_PROPAGATORS": "b3"}
+            debate = ("Tea or coffee?", "--agents", "ann,ann", "--rounds", "1", "--id", "job")
+            config = ("--config", path)
+            added = processes.run_command("enqueue", *debate, *config, url=redis_url, **given)
+            assert added.returncode == 0, added.stderr
+            log = run_burst_worker(
+                redis_url, *config, **given, **(sending(receiver) if is_traced else {})
+            )
+        assert "job completed" in log
+        assert log.lower().count("propagator") == is_traced
+        assert bool(receiver.named("chat m")) == is_traced
 
     @pytest.mark.parametrize(
         ("name", "value"),
