@@ -8,6 +8,7 @@ for the command. Spans have ids, names, counts and types of errors, never the te
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import time
@@ -23,6 +24,9 @@ from aragora_q._version import __version__
 if TYPE_CHECKING:
     from opentelemetry import trace
     from opentelemetry.context import Context
+
+MAX_TYPE_CHARS = 200
+"""Of the type of an error in a span."""
 
 MAX_TRACE_BYTES = 512
 """Of a trace context that a job carries: without `tracestate` if that does not fit."""
@@ -107,13 +111,39 @@ class _RealSpan(Span):
         return _text(self._span.get_span_context())
 
     def set(self, attributes: Attributes) -> None:
-        self._span.set_attributes(attributes)
+        with _harmless():
+            self._span.set_attributes(attributes)
 
     def fail(self, error_type: str) -> None:
         from opentelemetry.trace import StatusCode  # noqa: PLC0415 - only in programs that trace
 
-        self._span.set_attribute("error.type", error_type)
-        self._span.set_status(StatusCode.ERROR)
+        with _harmless():
+            self._span.set_attribute("error.type", error_type[:MAX_TYPE_CHARS])
+            self._span.set_status(StatusCode.ERROR)
+
+    def end(self) -> None:
+        with _harmless():
+            self._span.end()
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """Let errors of the body go, with one warning: a program's samplers and span processors may raise.
+
+    Jobs matter more.
+    """
+    global _has_warned  # noqa: PLW0603
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        if not _has_warned:
+            _has_warned = True
+            logging.getLogger(__name__).warning(
+                "a span is lost: the tracer provider raised %s", type(error).__qualname__
+            )
+
+
+_has_warned = False
 
 
 NO_SPAN = Span()
@@ -167,7 +197,10 @@ class LazySpan:
         from opentelemetry import trace  # noqa: PLC0415 - only in programs that trace
 
         if self._span is None:
-            self._span = tracer.start_span(self._name, _context_in(None))
+            with _harmless():
+                self._span = tracer.start_span(self._name, _context_in(None))
+        if self._span is None:
+            return _NOTHING
         context = trace.set_span_in_context(self._span)
         return _span(tracer, name, kind, attributes, context, "")
 
@@ -181,7 +214,7 @@ class LazySpan:
         ended.set(self.attributes)
         if error is not None:
             ended.fail(type(error).__qualname__)
-        self._span.end()
+        ended.end()
 
 
 def record(name: str, seconds: float, attributes: Attributes) -> None:
@@ -191,7 +224,8 @@ def record(name: str, seconds: float, attributes: Attributes) -> None:
     from opentelemetry.context import Context  # noqa: PLC0415 - only in programs that trace
 
     began_ns = time.time_ns() - round(seconds * 1e9)
-    tracer.start_span(name, Context(), attributes=dict(attributes), start_time=began_ns).end()
+    with _harmless():
+        tracer.start_span(name, Context(), attributes=dict(attributes), start_time=began_ns).end()
 
 
 @contextmanager
@@ -203,26 +237,28 @@ def _span(
     context: Context | None,
     link: str,
 ) -> Iterator[Span]:
-    from opentelemetry import trace  # noqa: PLC0415 - likewise
+    from opentelemetry import context as contexts  # noqa: PLC0415 - likewise
+    from opentelemetry import trace  # noqa: PLC0415
 
-    linked = trace.get_current_span(_context(link)).get_span_context() if link else None
-    links = [trace.Link(linked)] if linked is not None and linked.is_valid else []
-    kinds = trace.SpanKind
-    with tracer.start_as_current_span(
-        name,
-        context,
-        kinds[kind.upper()],
-        dict(attributes or {}),
-        links,
-        record_exception=False,  # its text may be that of a job
-        set_status_on_exception=False,
-    ) as started:
-        real = _RealSpan(started)
-        try:
-            yield real
-        except BaseException as error:
-            real.fail(type(error).__qualname__)
-            raise
+    started = None
+    with _harmless():
+        linked = trace.get_current_span(_context(link)).get_span_context() if link else None
+        links = [trace.Link(linked)] if linked is not None and linked.is_valid else []
+        span_kind = trace.SpanKind[kind.upper()]
+        started = tracer.start_span(name, context, span_kind, dict(attributes or {}), links)
+    if started is None:
+        yield NO_SPAN
+        return
+    real = _RealSpan(started)
+    token = contexts.attach(trace.set_span_in_context(started, context))
+    try:
+        yield real
+    except BaseException as error:
+        real.fail(type(error).__qualname__)
+        raise
+    finally:
+        contexts.detach(token)
+        real.end()
 
 
 def _context_in(parent: str | None) -> Context | None:
@@ -273,8 +309,12 @@ def _tracer() -> trace.Tracer | None:
         return None
     from opentelemetry import trace  # noqa: PLC0415 - likewise
 
-    provider = trace.get_tracer_provider()
-    if isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider):
+    provider = None
+    with _harmless():
+        provider = trace.get_tracer_provider()  # a variable may name one that does not exist
+    if provider is None or isinstance(
+        provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider
+    ):
         return None
     if _last[0] is not provider:
         _last = provider, provider.get_tracer("aragora_q", __version__)

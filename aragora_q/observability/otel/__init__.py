@@ -54,7 +54,11 @@ def exporting() -> Iterator[None]:
     What cannot be sent is warned of: at the start, at the end, and meanwhile at most once a minute. Used once
     per process: OpenTelemetry's providers cannot be replaced.
     """
-    _load_propagators()
+    if "OTEL_PROPAGATORS" in os.environ:
+        from aragora_q.observability.otel import propagators  # noqa: PLC0415 - if asked for
+
+        if (reason := propagators.load()) and is_configured():
+            warn("OTEL_PROPAGATORS is not used", {"reason": reason})
     global _sending  # noqa: PLW0603 - there is one for each process
     _sending = _start()
     try:
@@ -69,28 +73,6 @@ def finish() -> None:
     sending, _sending = _sending, None
     if sending is not None:
         sending.stop(EXIT_SECONDS)
-
-
-def _load_propagators() -> None:
-    """Import what raises an error when it is imported if OTEL_PROPAGATORS has a name that is not installed.
-
-    Web frameworks and clients of model providers import it. Contexts of jobs are those of W3C in any case.
-    """
-    if "OTEL_PROPAGATORS" not in os.environ:
-        return
-    try:
-        import opentelemetry.propagate  # noqa: PLC0415 - if asked for
-    except ImportError:
-        return
-    except Exception:  # noqa: BLE001 - whatever a propagator raises
-        names = os.environ.pop("OTEL_PROPAGATORS")
-        try:
-            import opentelemetry.propagate  # noqa: F401, PLC0415 - likewise
-        finally:
-            os.environ["OTEL_PROPAGATORS"] = names
-        if is_configured():
-            reason = f"{names!r:.100} has what is not installed, tracecontext,baggage applies"
-            warn("OTEL_PROPAGATORS is not used", {"reason": reason})
 
 
 def _start() -> Sending | None:

@@ -19,9 +19,11 @@ from opentelemetry import trace
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ParentBased
 
 from aragora_q._version import __version__
 from aragora_q.observability.otel import variables, warn
+from aragora_q.observability.otel.sampling import FollowsLinks
 from aragora_q.observability.otel.variables import GRPC_HINT, SENT, Signal, expects_grpc
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ class Sending:
 
     def _send_spans(self) -> None:
         provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
+        if isinstance(provider.sampler, ParentBased):
+            provider.sampler = FollowsLinks(provider.sampler)
         for exporter, losses in self._exporters("traces"):
             self._senders.append(sender := SpanSender(exporter, losses))
             provider.add_span_processor(sender)
@@ -110,8 +114,13 @@ def _exporter(signal: Signal, name: str) -> Any:
     found = variables.find_exporter(signal, name)
     if found is None:  # removed since the variables were checked
         raise ImportError(name=name)
-    # stdout is for the data that a command writes
-    return found.load()(out=sys.stderr) if name == "console" else found.load()()
+    if name == "console":
+        return found.load()(out=sys.stderr)  # stdout is for the data that a command writes
+    if found.name == "otlp_proto_http":
+        from aragora_q.observability.otel.answers import BoundedSession  # noqa: PLC0415 - likewise
+
+        return found.load()(session=BoundedSession())
+    return found.load()()
 
 
 def probe(signal: Signal, name: str, seconds: float) -> str:
@@ -178,6 +187,8 @@ def _cause(error: BaseException) -> str:
     """Return the system's reason for an error, or else its type."""
     if "Timeout" in type(error).__name__:
         return _NO_ANSWER
+    if (response := getattr(error, "response", None)) is not None:
+        return f"HTTP {response.status_code}"
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, OSError) and found.strerror:
