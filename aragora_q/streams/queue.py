@@ -190,7 +190,10 @@ class RedisStreamsQueue(WorkQueue):
         taken = itertools.count()
         items = (self.check(job, hold=hold) for job, _ in zip(jobs, taken, strict=False))
         try:
-            outcomes = await self._enqueue_batches(items)
+            first = list(itertools.islice(items, 2))
+            outcomes = await self._enqueue_batches(
+                itertools.chain(first, items), is_one=len(first) == 1
+            )
         except AragoraQError as error:
             count = len(jobs) if isinstance(jobs, Sized) else next(taken)
             error.results = _without_refusals(_padded(error.results, count))
@@ -204,16 +207,18 @@ class RedisStreamsQueue(WorkQueue):
     async def enqueue_checked(self, items: Sequence[EnqueueItem]) -> list[EnqueueOutcome]:
         """As `enqueue_many`, of what `check` returned, so that nothing is encoded twice.
 
-        The error of a job that was refused, as one of a sealed group, is returned in its place; so it is in the
+        They may be part of many jobs: without a trace of the caller, none carries one. The error of a job that was refused, as one of a sealed group, is returned in its place; so it is in the
         `results` of an error that ends the call.
         """
         try:
-            return await self._enqueue_batches(items)
+            return await self._enqueue_batches(items, is_one=False)
         except AragoraQError as error:
             error.results = _padded(error.results, len(items))
             raise
 
-    async def _enqueue_batches(self, items: Iterable[EnqueueItem]) -> list[EnqueueOutcome]:
+    async def _enqueue_batches(
+        self, items: Iterable[EnqueueItem], *, is_one: bool
+    ) -> list[EnqueueOutcome]:
         """Enqueue jobs. An error has the results of those that were sent, or of fewer."""
         results: list[EnqueueOutcome] = []
         sending: asyncio.Task[list[EnqueueOutcome]] | None = None
@@ -222,7 +227,7 @@ class RedisStreamsQueue(WorkQueue):
                 for batch in batched(items, weigh=_payload_bytes):
                     if sending is not None:
                         results += await sending
-                    sending = asyncio.create_task(self._enqueue_batch(batch))
+                    sending = asyncio.create_task(self._enqueue_batch(batch, is_one=is_one))
                     # Let the task send, so that the server works while the next batch is encoded.
                     await asyncio.sleep(0)
             finally:
@@ -233,8 +238,10 @@ class RedisStreamsQueue(WorkQueue):
             raise
         return results
 
-    async def _enqueue_batch(self, items: Sequence[EnqueueItem]) -> list[EnqueueOutcome]:
-        statuses, durable = await self._send(items, self.config.durability)
+    async def _enqueue_batch(
+        self, items: Sequence[EnqueueItem], *, is_one: bool = True
+    ) -> list[EnqueueOutcome]:
+        statuses, durable = await self._send(items, self.config.durability, is_one=is_one)
         outcomes = [
             EnqueueResult(fields.id, status == b"created", durable)
             if status in (b"created", b"exists")
@@ -255,14 +262,19 @@ class RedisStreamsQueue(WorkQueue):
         return outcomes
 
     async def _send(
-        self, items: Sequence[EnqueueItem], durability: Durability = "none"
+        self, items: Sequence[EnqueueItem], durability: Durability = "none", *, is_one: bool = True
     ) -> tuple[list[bytes], bool]:
-        """Send jobs, in a span whose context they carry; return what became of each, and if it is confirmed."""
+        """Send jobs, in a span; return what became of each, and if it is confirmed.
+
+        They carry the context of the span; without a trace of the caller only if it `is_one` job: each of
+        several begins its own trace when it starts, so that a sampler does not take all or none of them.
+        """
         config, connection, durable = self.config, self.connection, True
+        is_in_trace = is_one or bool(tracing.current())
         with tracing.span(f"enqueue {config.queue}", "producer", self._span_attributes) as span:
             if span.is_sampled:
                 span.set(_message_attributes(items))
-            trace = tracing.current()
+            trace = tracing.current() if is_in_trace else ""
             if durability == "none":
                 statuses = await connection.run(
                     "enqueue", items, max_backlog=config.max_backlog, trace=trace
