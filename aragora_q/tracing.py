@@ -8,6 +8,7 @@ for the command. Spans have ids, names, counts and types of errors, never the te
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import time
@@ -23,6 +24,9 @@ from aragora_q._version import __version__
 if TYPE_CHECKING:
     from opentelemetry import trace
     from opentelemetry.context import Context
+
+MAX_TYPE_CHARS = 200
+"""Of the type of an error in a span."""
 
 MAX_TRACE_BYTES = 512
 """Of a trace context that a job carries: without `tracestate` if that does not fit."""
@@ -118,13 +122,39 @@ class _RealSpan(Span):
         return _text(self._span.get_span_context())
 
     def set(self, attributes: Attributes) -> None:
-        self._span.set_attributes(attributes)
+        with _harmless():
+            self._span.set_attributes(attributes)
 
     def fail(self, error_type: str) -> None:
         from opentelemetry.trace import StatusCode  # noqa: PLC0415 - only in programs that trace
 
-        self._span.set_attribute("error.type", error_type)
-        self._span.set_status(StatusCode.ERROR)
+        with _harmless():
+            self._span.set_attribute("error.type", error_type[:MAX_TYPE_CHARS])
+            self._span.set_status(StatusCode.ERROR)
+
+    def end(self) -> None:
+        with _harmless():
+            self._span.end()
+
+
+@contextmanager
+def _harmless() -> Iterator[None]:
+    """Let errors of the body go, with one warning: a program's samplers and span processors may raise.
+
+    Jobs matter more.
+    """
+    global _has_warned  # noqa: PLW0603
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        if not _has_warned:
+            _has_warned = True
+            logging.getLogger(__name__).warning(
+                "a span is lost: the tracer provider raised %s", type(error).__qualname__
+            )
+
+
+_has_warned = False
 
 
 NO_SPAN = Span()
@@ -178,7 +208,10 @@ class LazySpan:
         from opentelemetry import trace  # noqa: PLC0415 - only in programs that trace
 
         if self._span is None:
-            self._span = tracer.start_span(self._name, _context_in(None))
+            with _harmless():
+                self._span = tracer.start_span(self._name, _context_in(None))
+        if self._span is None:
+            return _NOTHING
         context = trace.set_span_in_context(self._span)
         return _span(tracer, name, kind, attributes, context, "")
 
@@ -192,7 +225,7 @@ class LazySpan:
         ended.set(self.attributes)
         if error is not None:
             ended.fail(type(error).__qualname__)
-        self._span.end()
+        ended.end()
 
 
 def record(name: str, seconds: float, attributes: Attributes) -> None:
@@ -202,7 +235,8 @@ def record(name: str, seconds: float, attributes: Attributes) -> None:
     from opentelemetry.context import Context  # noqa: PLC0415 - only in programs that trace
 
     began_ns = time.time_ns() - round(seconds * 1e9)
-    tracer.start_span(name, Context(), attributes=dict(attributes), start_time=began_ns).end()
+    with _harmless():
+        tracer.start_span(name, Context(), attributes=dict(attributes), start_time=began_ns).end()
 
 
 @contextmanager
@@ -214,26 +248,28 @@ def _span(
     context: Context | None,
     link: str,
 ) -> Iterator[Span]:
-    from opentelemetry import trace  # noqa: PLC0415 - likewise
+    from opentelemetry import context as contexts  # noqa: PLC0415 - likewise
+    from opentelemetry import trace  # noqa: PLC0415
 
-    linked = trace.get_current_span(_context(link)).get_span_context() if link else None
-    links = [trace.Link(linked)] if linked is not None and linked.is_valid else []
-    kinds = trace.SpanKind
-    with tracer.start_as_current_span(
-        name,
-        context,
-        kinds[kind.upper()],
-        dict(attributes or {}),
-        links,
-        record_exception=False,  # its text may be that of a job
-        set_status_on_exception=False,
-    ) as started:
-        real = _RealSpan(started)
-        try:
-            yield real
-        except BaseException as error:
-            real.fail(type(error).__qualname__)
-            raise
+    started = None
+    with _harmless():
+        linked = trace.get_current_span(_context(link)).get_span_context() if link else None
+        links = [trace.Link(linked)] if linked is not None and linked.is_valid else []
+        span_kind = trace.SpanKind[kind.upper()]
+        started = tracer.start_span(name, context, span_kind, dict(attributes or {}), links)
+    if started is None:
+        yield NO_SPAN
+        return
+    real = _RealSpan(started)
+    token = contexts.attach(trace.set_span_in_context(started, context))
+    try:
+        yield real
+    except BaseException as error:
+        real.fail(type(error).__qualname__)
+        raise
+    finally:
+        contexts.detach(token)
+        real.end()
 
 
 def _context_in(parent: str | None) -> Context | None:
@@ -265,8 +301,8 @@ def _ids(context: trace.SpanContext) -> dict[str, str]:
 
 
 def _current_context() -> trace.SpanContext | None:
-    # An import statement costs as much as the rest. The module may be half imported, by another thread.
-    get_current_span = getattr(sys.modules.get(_API), "get_current_span", None)
+    api = sys.modules.get(_API)  # without an import statement, which costs more than the rest
+    get_current_span = getattr(api, "get_current_span", None)  # another thread may import it now
     if get_current_span is None:
         return None
     context = get_current_span().get_span_context()
@@ -282,12 +318,16 @@ def _tracer() -> trace.Tracer | None:
     global _last  # noqa: PLW0603
     api = sys.modules.get(_API)
     # Often it is imported, by redis-py for one, and no provider is set. `get_tracer_provider` would read the
-    # environment then, each time: this looks at what it returns otherwise. An API without it is asked.
-    if api is None or getattr(api, "_TRACER_PROVIDER", api) is None:
+    # environment then, each time: asked once, this only looks whether it has got one since.
+    if api is None or (_last[0] is not None and getattr(api, "_TRACER_PROVIDER", api) is None):
         return None
     from opentelemetry import trace  # noqa: PLC0415 - likewise
 
-    provider = trace.get_tracer_provider()
+    provider = None
+    with _harmless():
+        provider = trace.get_tracer_provider()  # a variable may name one that does not exist
+    if provider is None:
+        return None
     if _last[0] is not provider:
         makes_none = isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
         _last = provider, None if makes_none else provider.get_tracer("aragora_q", __version__)

@@ -2,6 +2,7 @@
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from aragora_q import tracing
 
@@ -88,3 +89,40 @@ def test_an_error_is_named_by_its_type_only(spans):
     assert (span.status.status_code, span.status.description) == (trace.StatusCode.ERROR, None)
     assert dict(span.attributes) == {"error.type": "ValueError"}
     assert span.events == ()
+
+
+class Rude(SpanProcessor):
+    """Raises when a span begins, or when it ends."""
+
+    def __init__(self, when):
+        self.when = when
+
+    def on_start(self, span, parent_context=None):
+        if self.when == "start":
+            raise RuntimeError("secret")
+
+    def on_end(self, span):
+        if self.when == "end":
+            raise RuntimeError("secret")
+
+
+@pytest.mark.parametrize("when", ["start", "end"])
+def test_what_a_program_adds_to_spans_cannot_harm_what_they_cover(when, monkeypatch, caplog):
+    """Bodies run once, their errors pass, and one line says that a span is lost."""
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Rude(when))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    monkeypatch.setattr(tracing, "_has_warned", False)
+    runs = []
+    with tracing.span("whole") as span:
+        runs.append(span)
+    with tracing.LazySpan("phase") as phase, phase.span("call"):
+        runs.append("call")
+    tracing.record("pass", 1.0, {})
+    with pytest.raises(KeyError), tracing.span("fails"):
+        raise KeyError
+    assert len(runs) == 2
+    [line] = caplog.messages
+    assert "RuntimeError" in line
+    assert "secret" not in line
+    assert tracing.current_ids() == {}

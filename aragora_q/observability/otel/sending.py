@@ -18,9 +18,11 @@ from opentelemetry import trace
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ParentBased
 
 from aragora_q._version import __version__
 from aragora_q.observability.otel import variables, warn
+from aragora_q.observability.otel.sampling import FollowsLinks
 from aragora_q.observability.otel.variables import Signal, exporters
 
 if TYPE_CHECKING:
@@ -55,6 +57,8 @@ class Sending:
 
     def _send_spans(self, resource: Resource) -> None:
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        if isinstance(provider.sampler, ParentBased):
+            provider.sampler = FollowsLinks(provider.sampler)
         for name in exporters("traces"):
             losses = Losses("spans not sent", self._log)
             self._senders.append(sender := SpanSender(_exporter("traces", name), losses))
@@ -99,8 +103,13 @@ def _exporter(signal: Signal, name: str) -> Any:
     found = variables.find_exporter(signal, name)
     if found is None:  # removed since the variables were checked
         raise ImportError(name=name)
-    # stdout is for the data that a command writes
-    return found.load()(out=sys.stderr) if name == "console" else found.load()()
+    if name == "console":
+        return found.load()(out=sys.stderr)  # stdout is for the data that a command writes
+    if found.name == "otlp_proto_http":
+        from aragora_q.observability.otel.answers import BoundedSession  # noqa: PLC0415 - likewise
+
+        return found.load()(session=BoundedSession())
+    return found.load()()
 
 
 class _Log(logging.Handler):
