@@ -237,7 +237,7 @@ class MaintenanceLoop:
             await self._unhold_if_due(changed)
         since_purge = claim.seconds_since_purge
         if since_purge is None or since_purge >= PURGE_INTERVAL_SECONDS:
-            await self._unless_refused("purge", partial(purge_pass, self._queue), {})
+            await self._unless_refused("purge", partial(purge_pass, self._queue), None)
         await self._run_if_due("sample", RETRY_SAMPLE_SECONDS, self._sample)
         pause_seconds = min(MAX_PROMOTE_SECONDS, self._ttl_seconds / 2, self._reclaim_seconds)
         return pause_seconds if next_due_seconds is None else min(pause_seconds, next_due_seconds)

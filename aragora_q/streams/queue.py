@@ -207,8 +207,9 @@ class RedisStreamsQueue(WorkQueue):
     async def enqueue_checked(self, items: Sequence[EnqueueItem]) -> list[EnqueueOutcome]:
         """As `enqueue_many`, of what `check` returned, so that nothing is encoded twice.
 
-        They may be part of many jobs: without a trace of the caller, none carries one. The error of a job that was refused, as one of a sealed group, is returned in its place; so it is in the
-        `results` of an error that ends the call.
+        They may be part of many jobs: without a trace of the caller, none carries one. The error of a job that
+        was refused, as one of a sealed group, is returned in its place; so it is in the `results` of an error
+        that ends the call.
         """
         try:
             return await self._enqueue_batches(items, is_one=False)

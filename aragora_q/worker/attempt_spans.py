@@ -1,7 +1,7 @@
 """Spans of a worker's attempts: `run {queue}`, one for each.
 
 The first attempt is a child of the span that enqueued the job; a later one begins a new trace, linked to the
-one before. Each notes its own context with the job, for the next one. Used by the runner. Without tracing, an attempt costs one call.
+one before, whose context the job has. Used by the runner. Without tracing, an attempt costs one call.
 """
 
 from __future__ import annotations

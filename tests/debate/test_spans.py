@@ -230,7 +230,9 @@ async def test_providers_get_no_trace_context(
 
 async def test_a_failed_request_says_how(run_debate, new_stub, spans):
     """The type of the error, and the HTTP status if there was an answer; no text, and no status otherwise."""
-    settings = agents_of(new_stub(fault=lambda *_: refusal(503, "openai", "server_error", "busy")), "openai")
+    settings = agents_of(
+        new_stub(fault=lambda *_: refusal(503, "openai", "server_error", "busy")), "openai"
+    )
     await run_debate(agents=["openai"], settings=settings)
     lost = new_stub()
     lost.close()

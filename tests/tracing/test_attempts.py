@@ -15,7 +15,6 @@ from aragora_q.executors import debate
 from aragora_q.executors.debate import demo
 from aragora_q.job import create_debate_job
 
-
 CALLER = f"00-{'a' * 32}-{'b' * 16}-01"
 
 

@@ -49,7 +49,6 @@ async def test_the_job_of_a_schedule_belongs_to_the_pass_that_enqueued_it(new_ha
 async def test_a_purge_is_a_pass(harness, spans):
     """With the number of deleted jobs, whoever runs it; a dry run changes nothing."""
 
-
     async def end(*job_ids):
         for job_id in job_ids:
             await harness.enqueue(job_id)
