@@ -85,8 +85,8 @@ def _provider(name: str, config: AgentConfig, key: str | None) -> tuple[Provider
 
 
 def _without_trace(provider: Provider[Any]) -> Provider[Any]:
-    """Let a provider send no trace context. The HTTP client is its own, if it has one of httpx at all."""
-    if (client := provider._own_http_client) is not None:  # noqa: SLF001 - no public name has it
+    """Let a provider send no trace context. Its HTTP client has no public name, and may be of another kind."""
+    if (client := getattr(provider, "_own_http_client", None)) is not None:
         hide_trace(client)
     return provider
 
