@@ -19,7 +19,7 @@ from tools import gen_docs
 
 pytestmark = pytest.mark.timeout(600)
 
-LANGUAGES = {"sh", "python", "toml", "text", "json", "mermaid"}
+LANGUAGES = {"sh", "python", "toml", "yaml", "text", "json", "mermaid"}
 PLACES = {"", "debian", "docker", "cluster"}
 PYTHON = {"README.md", "docs/reference/api.md"}
 """Pages whose Python is not in files: tests/docs/test_readme.py runs it, except signatures."""

@@ -1,6 +1,8 @@
 """docs/observability.md as printed, with a receiver: its debates are whole trees."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +11,11 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from support.docs import script, shell, write_files
+import yaml
+from support.docs import blocks, script, shell, write_files
+from support.paths import ROOT
+
+from aragora_q.observability.worker_metrics import WorkerMetrics
 
 PAGE = "docs/observability.md"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -48,13 +54,35 @@ def test_the_commands_work(receiver, tmp_path):
         span.attributes["messaging.message.id"]: span.trace_id
         for span in receiver.named("run debates")
     }
-    assert path_to(receiver, "count words", in_shell["words"]) == ["run debates", "enqueue debates"]
+    assert path_to(receiver, "count words", in_shell["words"]) == ["run debates"]  # from lines
     for trace_id, root in ((in_shell["tea"], []), (order.trace_id, ["order"])):
         above = path_to(receiver, "chat demo:careful", trace_id)
         assert above == [
             *("call demo:careful", "debate propose", "run debates", "enqueue debates"), *root
         ]  # fmt: skip
     assert in_shell["tea"] in said, "status names the trace"
+
+
+def test_the_collector_reads_what_lines_have():
+    """The fields that its configuration takes from a line are fields of the line that the page shows."""
+    [collector] = [block.text for block in blocks(PAGE) if block.language == "yaml"]
+    assert yaml.safe_load(collector)["service"]
+    line = next(
+        line for block in blocks(PAGE) for line in block.text.splitlines() if line[0] == "{"
+    )
+    taken = set(re.findall(r"attributes\.(\w+)", collector))
+    assert taken == {"level", "trace_id", "span_id"} <= set(json.loads(line))
+
+
+def test_the_objective_has_all_buckets():
+    """The page and the comment in rules.yml list the buckets that the histogram has."""
+    [latency] = WorkerMetrics("debates").queue_latency.collect()
+    bounds = [float(sample.labels["le"]) for sample in latency.samples if "le" in sample.labels]
+    for path in (PAGE, "deploy/prometheus/rules.yml"):
+        text = (ROOT / path).read_text(encoding="utf-8")
+        listed = re.search(r"\b([0-9][0-9., ]+) or ([0-9]+)", text)
+        numbers = [*listed[1].split(", "), listed[2]]
+        assert [*map(float, numbers)] == bounds[:-1]
 
 
 def test_the_shell_program_passes_the_trace_on(redis_url, tmp_path):

@@ -1,4 +1,4 @@
-"""A retry is sampled if the attempt before was, although it begins a trace of its own."""
+"""A retry is sampled if the attempt before was, although it begins another trace."""
 
 from __future__ import annotations
 
