@@ -89,7 +89,7 @@ def trace_id(context: str) -> str:
 
 
 def described(context: str) -> str:
-    """Return the trace id as people see it: marked if it is not sampled, so that nobody looks for it."""
+    """Return the trace id as people see it: marked if the trace is not sampled, as no receiver has it then."""
     is_sampled = int(context[53:55] or "1", 16) & 1
     return trace_id(context) + ("" if is_sampled else " (not sampled)")
 
