@@ -191,9 +191,8 @@ class RedisStreamsQueue(WorkQueue):
         items = (self.check(job, hold=hold) for job, _ in zip(jobs, taken, strict=False))
         try:
             first = list(itertools.islice(items, 2))
-            outcomes = await self._enqueue_batches(
-                itertools.chain(first, items), is_one=len(first) == 1
-            )
+            in_trace = len(first) == 1 or bool(tracing.current())
+            outcomes = await self._enqueue_batches(itertools.chain(first, items), in_trace=in_trace)
         except AragoraQError as error:
             count = len(jobs) if isinstance(jobs, Sized) else next(taken)
             error.results = _without_refusals(_padded(error.results, count))
@@ -212,13 +211,15 @@ class RedisStreamsQueue(WorkQueue):
         that ends the call.
         """
         try:
-            return await self._enqueue_batches(items, is_one=False)
+            # A span here is of this program's own making, as that of a request: the caller's is in `received`.
+            in_trace = bool(tracing.received.get())
+            return await self._enqueue_batches(items, in_trace=in_trace)
         except AragoraQError as error:
             error.results = _padded(error.results, len(items))
             raise
 
     async def _enqueue_batches(
-        self, items: Iterable[EnqueueItem], *, is_one: bool
+        self, items: Iterable[EnqueueItem], *, in_trace: bool
     ) -> list[EnqueueOutcome]:
         """Enqueue jobs. An error has the results of those that were sent, or of fewer."""
         results: list[EnqueueOutcome] = []
@@ -228,7 +229,7 @@ class RedisStreamsQueue(WorkQueue):
                 for batch in batched(items, weigh=_payload_bytes):
                     if sending is not None:
                         results += await sending
-                    sending = asyncio.create_task(self._enqueue_batch(batch, is_one=is_one))
+                    sending = asyncio.create_task(self._enqueue_batch(batch, in_trace=in_trace))
                     # Let the task send, so that the server works while the next batch is encoded.
                     await asyncio.sleep(0)
             finally:
@@ -240,9 +241,9 @@ class RedisStreamsQueue(WorkQueue):
         return results
 
     async def _enqueue_batch(
-        self, items: Sequence[EnqueueItem], *, is_one: bool = True
+        self, items: Sequence[EnqueueItem], *, in_trace: bool = True
     ) -> list[EnqueueOutcome]:
-        statuses, durable = await self._send(items, self.config.durability, is_one=is_one)
+        statuses, durable = await self._send(items, self.config.durability, in_trace=in_trace)
         outcomes = [
             EnqueueResult(fields.id, status == b"created", durable)
             if status in (b"created", b"exists")
@@ -263,19 +264,22 @@ class RedisStreamsQueue(WorkQueue):
         return outcomes
 
     async def _send(
-        self, items: Sequence[EnqueueItem], durability: Durability = "none", *, is_one: bool = True
+        self,
+        items: Sequence[EnqueueItem],
+        durability: Durability = "none",
+        *,
+        in_trace: bool = True,
     ) -> tuple[list[bytes], bool]:
         """Send jobs, in a span; return what became of each, and if it is confirmed.
 
-        They carry the context of the span; without a trace of the caller only if it `is_one` job: each of
-        several begins its own trace when it starts, so that a sampler does not take all or none of them.
+        With `in_trace`, they carry the context of the span. Of several jobs without a trace of the caller, each
+        begins its own trace when it starts, so that a sampler does not take all or none of them.
         """
         config, connection, durable = self.config, self.connection, True
-        is_in_trace = is_one or bool(tracing.current())
         with tracing.span(f"enqueue {config.queue}", "producer", self._span_attributes) as span:
             if span.is_sampled:
                 span.set(_message_attributes(items))
-            trace = tracing.current() if is_in_trace else ""
+            trace = tracing.current() if in_trace else ""
             if durability == "none":
                 statuses = await connection.run(
                     "enqueue", items, max_backlog=config.max_backlog, trace=trace
