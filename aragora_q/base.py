@@ -195,7 +195,7 @@ class Job:
     progress: dict[str, Any] | None = None
     """What the executor last reported with `report_progress`."""
     trace: str = ""
-    """The trace context in which the job was enqueued, or of its latest attempt that began a new trace: as the
+    """The trace context in which the job was enqueued, or of its latest sampled attempt: as the
     headers `traceparent` and, after a space, `tracestate` of W3C Trace Context. Empty: none is known."""
     is_restart: bool = False
     """True if an attempt of the job began before the running one. Known only to the worker that runs it."""

@@ -520,7 +520,7 @@ class WorkerSession(CheckpointStore, ABC):
 
     @abstractmethod
     async def note_trace(self, job: Job, trace: str) -> None:
-        """Keep the trace context of an attempt that began a new trace: the next attempt is linked to it."""
+        """Keep the trace context of a running attempt: the next attempt is linked to it."""
 
     @abstractmethod
     async def register(self, info: Mapping[str, str], *, dead_instance_id: str = "") -> float:

@@ -2,8 +2,8 @@
 
 One function per pass. One worker of a queue runs the passes on timers; `reap` and `purge` run them from cron.
 Every step is one bounded script that re-checks what it acts on, so any number of processes may run them at
-once. A pass of a worker, or of `reap`, that changed something is a span, `maintain {queue}`, made when it has
-ended: most passes, one a second, change nothing.
+once. A pass that changed something is a span, `maintain {queue}`, made when it has ended: most passes, one a
+second, change nothing.
 """
 
 from __future__ import annotations
@@ -137,18 +137,21 @@ async def purge_pass(
     `by` is the operator who asked for it, if one did. Returns counts by status.
     """
     purged: dict[JobStatus, int] = {}
-    for status in sorted(statuses):
-        purged[status], has_more = 0, True
-        while has_more:
-            step = await queue.purge(
-                status,
-                older_than_seconds=older_than_seconds,
-                dry_run=dry_run,
-                by=by,
-                reason=reason,
-            )
-            purged[status] += step.deleted
-            has_more = step.has_more
+    with _span_of_changes(queue.config.queue) as changed:
+        for status in sorted(statuses):
+            purged[status], has_more = 0, True
+            while has_more:
+                step = await queue.purge(
+                    status,
+                    older_than_seconds=older_than_seconds,
+                    dry_run=dry_run,
+                    by=by,
+                    reason=reason,
+                )
+                purged[status] += step.deleted
+                if not dry_run:
+                    changed["purged"] += step.deleted
+                has_more = step.has_more
     return purged
 
 
@@ -225,17 +228,16 @@ class MaintenanceLoop:
             pause_seconds = self._ttl_seconds * max(0.5, claim.registered_workers / 10)
             return jittered(min(pause_seconds, MAX_ASK_SECONDS))
         with _span_of_changes(self._queue.config.queue) as changed:
-            promote, reclaim, remove, purge = (
-                partial(run, changed)
-                for run in (self._promote, self._reclaim, self._remove, self._purge)
+            promote, reclaim, remove = (
+                partial(run, changed) for run in (self._promote, self._reclaim, self._remove)
             )
             next_due_seconds = await self._unless_refused("promote", promote, None)
             await self._run_if_due("reclaim", self._reclaim_seconds, reclaim)
             await self._run_if_due("remove", self._remove_seconds, remove)
             await self._unhold_if_due(changed)
-            since_purge = claim.seconds_since_purge
-            if since_purge is None or since_purge >= PURGE_INTERVAL_SECONDS:
-                await self._unless_refused("purge", purge, None)
+        since_purge = claim.seconds_since_purge
+        if since_purge is None or since_purge >= PURGE_INTERVAL_SECONDS:
+            await self._unless_refused("purge", partial(purge_pass, self._queue), None)
         await self._run_if_due("sample", RETRY_SAMPLE_SECONDS, self._sample)
         pause_seconds = min(MAX_PROMOTE_SECONDS, self._ttl_seconds / 2, self._reclaim_seconds)
         return pause_seconds if next_due_seconds is None else min(pause_seconds, next_due_seconds)
@@ -275,9 +277,6 @@ class MaintenanceLoop:
 
     async def _remove(self, changed: Counter[str]) -> None:
         changed["workers_removed"] = await self._queue.remove_dead_workers()
-
-    async def _purge(self, changed: Counter[str]) -> None:
-        changed["purged"] = sum((await purge_pass(self._queue)).values())
 
     async def _unhold(self, changed: Counter[str]) -> None:
         with suppress(*TRANSIENT_ERRORS):  # the gates may be on another server

@@ -32,8 +32,9 @@ MAX_TRACE_BYTES = 512
 """Of a trace context that a job carries: without `tracestate` if that does not fit."""
 
 _TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+    r"(?!ff|00.{53}.)[0-9a-f]{2}(-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(?:-.*)?"
 )
+"""Of any version: a later one than 00 may have further fields."""
 _MEMBER = (
     r"(?:[a-z][_0-9a-z*/-]{0,255}|[a-z0-9][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13})="
     r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
@@ -56,10 +57,14 @@ def receive(traceparent: str | None, tracestate: str | None = None) -> None:
 
 
 def parse(traceparent: str | None = None, tracestate: str | None = None) -> str:
-    """Return the trace context of these headers, or variables, as jobs carry it; empty if it is not valid."""
-    traceparent = (traceparent or "").strip()
-    if not _TRACEPARENT.fullmatch(traceparent):
+    """Return the trace context of these headers, or variables, as jobs carry it; empty if it is not valid.
+
+    Of later versions of `traceparent`, it has the fields of version 00.
+    """
+    match = _TRACEPARENT.fullmatch((traceparent or "").strip())
+    if match is None:
         return ""
+    traceparent = f"00{match[1]}"
     tracestate = (tracestate or "").strip()
     both = f"{traceparent} {tracestate}"
     is_valid = len(both) <= MAX_TRACE_BYTES and _TRACESTATE.fullmatch(tracestate)
@@ -81,6 +86,12 @@ def headers(context: str) -> dict[str, str]:
 def trace_id(context: str) -> str:
     """Return the trace id, 32 hex digits, of a context that a job carries; empty if it carries none."""
     return context[3:35]
+
+
+def described(context: str) -> str:
+    """Return the trace id as people see it: marked if the trace is not sampled, as no receiver has it then."""
+    is_sampled = int(context[53:55] or "1", 16) & 1
+    return trace_id(context) + ("" if is_sampled else " (not sampled)")
 
 
 class Span:
@@ -290,34 +301,36 @@ def _ids(context: trace.SpanContext) -> dict[str, str]:
 
 
 def _current_context() -> trace.SpanContext | None:
-    if _API not in sys.modules:
+    api = sys.modules.get(_API)  # without an import statement, which costs more than the rest
+    get_current_span = getattr(api, "get_current_span", None)  # another thread may import it now
+    if get_current_span is None:
         return None
-    from opentelemetry import trace  # noqa: PLC0415 - likewise
-
-    context = trace.get_current_span().get_span_context()
+    context = get_current_span().get_span_context()
     return context if context.is_valid else None
 
 
 _last: tuple[Any, Any] = (None, None)
-"""The last provider and its tracer."""
+"""The last provider and its tracer; None for one that makes no spans."""
 
 
 def _tracer() -> trace.Tracer | None:
     """Return the tracer of this package; None if the program has no tracer provider."""
     global _last  # noqa: PLW0603
-    if _API not in sys.modules:
+    api = sys.modules.get(_API)
+    # Often it is imported, by redis-py for one, and no provider is set. `get_tracer_provider` would read the
+    # environment then, each time: asked once, this only looks whether it has got one since.
+    if api is None or (_last[0] is not None and getattr(api, "_TRACER_PROVIDER", api) is None):
         return None
     from opentelemetry import trace  # noqa: PLC0415 - likewise
 
     provider = None
     with _harmless():
         provider = trace.get_tracer_provider()  # a variable may name one that does not exist
-    if provider is None or isinstance(
-        provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider
-    ):
+    if provider is None:
         return None
     if _last[0] is not provider:
-        _last = provider, provider.get_tracer("aragora_q", __version__)
+        makes_none = isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+        _last = provider, None if makes_none else provider.get_tracer("aragora_q", __version__)
     return _last[1]  # type: ignore[no-any-return]
 
 

@@ -220,7 +220,7 @@ def _course_rows(job: Job, now: float) -> Iterator[str]:
     if job.completed_at is not None:
         yield _row("ended", _format_time(job.completed_at, now))
     if job.trace:
-        yield _row("trace", tracing.trace_id(job.trace))
+        yield _row("trace", tracing.described(job.trace))
 
 
 def _history_text(event: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from aragora_q.cli import options, output
 from aragora_q.cli.filters import GivenFilter, with_filter
 from aragora_q.cli.options import AsJson, DryRun, LoadConfig, Quiet, Reason, Yes, with_config
 from aragora_q.cli.selection import Ids, Selection, confirm, says_where_it_stopped
+from aragora_q.observability import otel
 
 if TYPE_CHECKING:
     from aragora_q.config.settings import QueueConfig
@@ -32,6 +33,7 @@ Exit codes:
 """
 
 
+@otel.exporting()
 @with_filter("purge", TERMINAL, needs_jobs=False)
 @with_config
 def purge(

@@ -54,6 +54,11 @@ SECRET_ENV = frozenset(
 """Variables with secrets of aragora-q, such as API keys of the receiver of spans: passed to the program only if
 `exec_env_allowlist` names them."""
 
+ENDPOINT_ENV = frozenset(
+    f"OTEL_EXPORTER_OTLP{kind}_ENDPOINT" for kind in ("", "_TRACES", "_METRICS", "_LOGS")
+)
+"""Likewise, if the address has a password."""
+
 SYSTEMD_ENV = frozenset(
     {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"}
 )
@@ -96,7 +101,8 @@ def create(config: QueueConfig) -> Executor:
     """
     argv = _parse_command(config.exec_command)
     allowed = set(config.exec_env_allowlist.replace(",", " ").split())
-    excluded = SECRET_ENV - allowed | SYSTEMD_ENV | TRACE_ENV
+    secret = SECRET_ENV | {name for name in ENDPOINT_ENV if "@" in os.environ.get(name, "")}
+    excluded = secret - allowed | SYSTEMD_ENV | TRACE_ENV
     env = {name: value for name, value in os.environ.items() if name not in excluded}
     startup.allow_waiting()
     if fault := startup.find_fault(argv[0]):

@@ -66,7 +66,7 @@ def record_of(debate: Debate) -> Facts:
         ("debate began", time_of(started)),
         ("attempt began", time_of(job.started_at)),
         ("ended", time_of(job.completed_at)),
-        ("trace", tracing.trace_id(job.trace)),
+        ("trace", tracing.described(job.trace)),
         ("labels in reviews", debate.labels()),
         *((name.replace("_", " "), text(value)) for name, value in record.items()),
     ]

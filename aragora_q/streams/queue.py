@@ -190,7 +190,9 @@ class RedisStreamsQueue(WorkQueue):
         taken = itertools.count()
         items = (self.check(job, hold=hold) for job, _ in zip(jobs, taken, strict=False))
         try:
-            outcomes = await self._enqueue_batches(items)
+            first = list(itertools.islice(items, 2))
+            in_trace = len(first) == 1 or bool(tracing.current())
+            outcomes = await self._enqueue_batches(itertools.chain(first, items), in_trace=in_trace)
         except AragoraQError as error:
             count = len(jobs) if isinstance(jobs, Sized) else next(taken)
             error.results = _without_refusals(_padded(error.results, count))
@@ -204,16 +206,21 @@ class RedisStreamsQueue(WorkQueue):
     async def enqueue_checked(self, items: Sequence[EnqueueItem]) -> list[EnqueueOutcome]:
         """As `enqueue_many`, of what `check` returned, so that nothing is encoded twice.
 
-        The error of a job that was refused, as one of a sealed group, is returned in its place; so it is in the
-        `results` of an error that ends the call.
+        They may be part of many jobs: without a trace of the caller, none carries one. The error of a job that
+        was refused, as one of a sealed group, is returned in its place; so it is in the `results` of an error
+        that ends the call.
         """
         try:
-            return await self._enqueue_batches(items)
+            # A span here is of this program's own making, as that of a request: the caller's is in `received`.
+            in_trace = bool(tracing.received.get())
+            return await self._enqueue_batches(items, in_trace=in_trace)
         except AragoraQError as error:
             error.results = _padded(error.results, len(items))
             raise
 
-    async def _enqueue_batches(self, items: Iterable[EnqueueItem]) -> list[EnqueueOutcome]:
+    async def _enqueue_batches(
+        self, items: Iterable[EnqueueItem], *, in_trace: bool
+    ) -> list[EnqueueOutcome]:
         """Enqueue jobs. An error has the results of those that were sent, or of fewer."""
         results: list[EnqueueOutcome] = []
         sending: asyncio.Task[list[EnqueueOutcome]] | None = None
@@ -222,7 +229,7 @@ class RedisStreamsQueue(WorkQueue):
                 for batch in batched(items, weigh=_payload_bytes):
                     if sending is not None:
                         results += await sending
-                    sending = asyncio.create_task(self._enqueue_batch(batch))
+                    sending = asyncio.create_task(self._enqueue_batch(batch, in_trace=in_trace))
                     # Let the task send, so that the server works while the next batch is encoded.
                     await asyncio.sleep(0)
             finally:
@@ -233,8 +240,10 @@ class RedisStreamsQueue(WorkQueue):
             raise
         return results
 
-    async def _enqueue_batch(self, items: Sequence[EnqueueItem]) -> list[EnqueueOutcome]:
-        statuses, durable = await self._send(items, self.config.durability)
+    async def _enqueue_batch(
+        self, items: Sequence[EnqueueItem], *, in_trace: bool = True
+    ) -> list[EnqueueOutcome]:
+        statuses, durable = await self._send(items, self.config.durability, in_trace=in_trace)
         outcomes = [
             EnqueueResult(fields.id, status == b"created", durable)
             if status in (b"created", b"exists")
@@ -255,14 +264,22 @@ class RedisStreamsQueue(WorkQueue):
         return outcomes
 
     async def _send(
-        self, items: Sequence[EnqueueItem], durability: Durability = "none"
+        self,
+        items: Sequence[EnqueueItem],
+        durability: Durability = "none",
+        *,
+        in_trace: bool = True,
     ) -> tuple[list[bytes], bool]:
-        """Send jobs, in a span whose context they carry; return what became of each, and if it is confirmed."""
+        """Send jobs, in a span; return what became of each, and if it is confirmed.
+
+        With `in_trace`, they carry the context of the span. Of several jobs without a trace of the caller, each
+        begins its own trace when it starts, so that a sampler does not take all or none of them.
+        """
         config, connection, durable = self.config, self.connection, True
         with tracing.span(f"enqueue {config.queue}", "producer", self._span_attributes) as span:
             if span.is_sampled:
                 span.set(_message_attributes(items))
-            trace = tracing.current()
+            trace = tracing.current() if in_trace else ""
             if durability == "none":
                 statuses = await connection.run(
                     "enqueue", items, max_backlog=config.max_backlog, trace=trace

@@ -1,7 +1,7 @@
 """Spans of a worker's attempts: `run {queue}`, one for each.
 
 The first attempt is a child of the span that enqueued the job; a later one begins a new trace, linked to the
-one before. Used by the runner. Without tracing, an attempt costs one call.
+one before, whose context the job has. Used by the runner. Without tracing, an attempt costs one call.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from aragora_q.worker.attempt import Attempt
 
 
 class AttemptSpans:
-    """Makes the spans of the attempts on one queue, and tells the queue of traces that they begin."""
+    """Makes the spans of the attempts on one queue, and tells the queue their contexts."""
 
     def __init__(self, session: WorkerSession, queue: str) -> None:
         self._session = session
@@ -45,17 +45,17 @@ class AttemptSpans:
         return tracing.span(self._name, "consumer", self._attributes, parent=parent, link=link)
 
     def began(self, job: Job, span: Span) -> None:
-        """Describe the attempt; if it began a new trace, note that with the job meanwhile."""
+        """Describe the attempt; if it is sampled, note its context with the job meanwhile."""
         if span is NO_SPAN:
             return
         span.set(_attributes(job))
-        if span.is_sampled and (job.is_restart or not job.trace):
+        if span.is_sampled:
             note = asyncio.create_task(self._note(job, span.context), name="note trace")
             self._notes.add(note)
             note.add_done_callback(self._notes.discard)
 
     async def _note(self, job: Job, trace: str) -> None:
-        with suppress(AragoraQError):  # the next attempt has no link then
+        with suppress(AragoraQError):  # the next attempt is linked to an earlier one then
             await self._session.note_trace(job, trace)
 
     def ended(self, attempt: Attempt, outcome: Outcome | None, span: Span) -> None:

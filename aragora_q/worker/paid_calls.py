@@ -170,8 +170,6 @@ _GRANTED = "aragora_q.wait.granted"
 def _wait_span(call: Call, answer: GateAnswer) -> AbstractContextManager[tracing.Span]:
     """Return the span of a wait that begins with this answer; it has failed if the call is not granted."""
     attributes: dict[str, str | bool] = {
-        "gen_ai.provider.name": call.provider,
-        "gen_ai.request.model": call.model,
         "aragora_q.wait.reason": _wait_reason(answer),
         _GRANTED: False,
     }

@@ -69,6 +69,9 @@ async def test_the_trace_is_shown_if_there_is_one(harness, run_cli):
         if trace:
             harness.redis.hset(harness.keys.job(job_id), "trace", trace)
     assert "trace      4bf92f3577b34da6a3ce929d0e0e4736" in run_cli("status", "some").lines
+    assert "not sampled" not in run_cli("status", "some").out
+    harness.redis.hset(harness.keys.job("some"), "trace", f"{TRACE[:53]}00")
+    assert f"trace      {TRACE[3:35]} (not sampled)" in run_cli("status", "some").lines
     assert "trace" not in run_cli("status", "none").out + run_cli("status", "odd").out
     assert run_cli("status", "some", "--json").object["trace_id"] == TRACE[3:35]
     traces = {job["id"]: job["trace_id"] for job in run_cli("list", "--json").objects}

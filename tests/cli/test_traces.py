@@ -11,6 +11,8 @@ from support import servers
 from aragora_q.observability import otel
 from aragora_q.observability.otel.variables import GRPC_HINT
 
+from aragora_q.labels import JobFilter
+
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 DEBATE = ("Tea or coffee?", "--agents", "demo,demo")
@@ -42,6 +44,36 @@ async def test_jobs_carry_the_context_of_the_shell(cli_command, harness, tmp_pat
         assert done.code == 0, done.err
         [job_id] = done.lines
         assert await _traces(harness, job_id) == [f"{PARENT} vendor=1"], command
+
+
+async def test_the_debates_of_an_evaluation_carry_the_context_of_the_shell(
+    cli_command, harness, tmp_path
+):
+    """Though nothing runs them here."""
+    pytest.importorskip("scipy")
+    (tmp_path / "questions.jsonl").write_text('{"question": "Is 2 prime?", "expected": true}')
+    done = cli_command(
+        "eval", tmp_path / "questions.jsonl", "--group", "g", "--agents", "demo,demo", "--yes",
+        "--timeout", "0.05",
+        env={"TRACEPARENT": PARENT, "ARAGORA_QUEUE_NAME": harness.config.queue},
+    )  # fmt: skip
+    assert done.code == 124, done.err
+    ids = [job_id async for page in harness.queue.find(JobFilter()) for job_id in page]
+    assert set(await _traces(harness, *ids)) == {PARENT}
+
+
+async def test_a_purge_sends_its_span(cli_command, harness, receiver):
+    """It may be the only command that deletes, from cron."""
+    await harness.enqueue("a")
+    await harness.queue.cancel("a")
+    environment = {
+        "ARAGORA_QUEUE_NAME": harness.config.queue,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+    }
+    done = cli_command("purge", "--older-than", "0s", "--yes", env=environment)
+    assert done.code == 0, done.err
+    [span] = receiver.named(f"maintain {harness.config.queue}")
+    assert span.attributes["aragora_q.purged"] == 1
 
 
 @pytest.mark.parametrize("traceparent", ["", "garbage", PARENT.upper(), f"{PARENT}-x"])

@@ -194,6 +194,79 @@ async def test_nothing_that_is_said_is_exported(
     assert b"ModelOverloadedError" in sent or b"ModelHTTPError" in sent or b"Unavailable" in sent
 
 
+@pytest.fixture
+def in_a_trace():
+    """Lets the program have a current span, and baggage; it need not have a provider for that."""
+    from opentelemetry import baggage, context, trace
+
+    sampled = trace.TraceFlags(trace.TraceFlags.SAMPLED)
+    state = trace.TraceState([("vendor", "1")])
+    caller = trace.SpanContext(1, 2, is_remote=True, trace_flags=sampled, trace_state=state)
+    of_caller = trace.set_span_in_context(trace.NonRecordingSpan(caller))
+    token = context.attach(baggage.set_baggage("customer", "acme", of_caller))
+    yield
+    context.detach(token)
+
+
+@pytest.mark.usefixtures("in_a_trace")
+@pytest.mark.parametrize("api", [*APIS, "gateway/openai", "gateway/anthropic"])
+@pytest.mark.parametrize("is_traced", [True, False])
+async def test_providers_get_no_trace_context(
+    run_debate, stub, request, monkeypatch, api, is_traced
+):
+    """Neither a trace nor baggage, whatever the providers' own clients send with their requests."""
+    if is_traced:
+        request.getfixturevalue("spans")
+    monkeypatch.setenv("PYDANTIC_AI_GATEWAY_BASE_URL", stub.address)
+    agent = stub.agent(api)
+    if api.startswith("gateway/"):
+        del agent["base_url"]
+    outcome, *_ = await run_debate(agents=["a"], settings={"agents": {"a": agent}})
+    assert isinstance(outcome, Completed), outcome
+    sent = {name for each in stub.asked for name in each["headers"]}
+    assert "content-type" in sent
+    assert not sent & {"traceparent", "tracestate", "baggage"}
+
+
+async def test_a_failed_request_says_how(run_debate, new_stub, spans):
+    """The type of the error, and the HTTP status if there was an answer; no text, and no status otherwise."""
+    settings = agents_of(
+        new_stub(fault=lambda *_: refusal(503, "openai", "server_error", "busy")), "openai"
+    )
+    await run_debate(agents=["openai"], settings=settings)
+    lost = new_stub()
+    lost.close()
+    await run_debate(agents=["anthropic"], settings=agents_of(lost, "anthropic"))
+    for name, error, status in (
+        ("chat m-openai", "ModelUnavailableError", 503),
+        ("chat m-anthropic", "ModelConnectionError", None),
+    ):
+        chat = named(spans, name)[0]
+        assert chat.attributes["error.type"] == error
+        assert chat.attributes.get("http.response.status_code") == status
+        assert (chat.status.is_ok, chat.status.description) == (False, None)
+
+
+async def test_a_request_that_takes_too_long_has_failed(run_debate, new_stub, spans):
+    """Its span does not look like that of a reply without tokens."""
+    settings = agents_of(new_stub(delay_seconds=0.5), "openai", call_timeout_seconds=0.2)
+    await run_debate(agents=["openai"], settings=settings)
+    chat = named(spans, "chat m-openai")[0]
+    assert (chat.attributes["error.type"], chat.status.is_ok) == ("CancelledError", False)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_on"),
+    [("TRUE", True), ("span_only", True), (" SPAN_AND_EVENT ", True)]
+    + [(value, False) for value in ("", "false", "1", "event_only", "no_content", "yes")],
+)
+async def test_the_words_that_allow_content(run_debate, stub, spans, monkeypatch, value, is_on):
+    """Those of the older and of the newer conventions; any other is off."""
+    monkeypatch.setenv(CAPTURE, value)
+    await run_debate(agents=["openai"], settings=agents_of(stub, "openai"), question="Who has it?")
+    assert (b"Who has it?" in exported(spans)) is is_on
+
+
 @pytest.mark.parametrize("api", APIS)
 async def test_content_is_exported_on_request(run_debate, new_stub, spans, monkeypatch, api):
     """With the standard variable, prompts and replies are; texts of errors, which may repeat a key, never."""

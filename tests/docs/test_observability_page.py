@@ -54,7 +54,7 @@ def test_the_commands_work(receiver, tmp_path):
         span.attributes["messaging.message.id"]: span.trace_id
         for span in receiver.named("run debates")
     }
-    assert path_to(receiver, "count words", in_shell["words"]) == ["run debates", "enqueue debates"]
+    assert path_to(receiver, "count words", in_shell["words"]) == ["run debates"]  # from lines
     for trace_id, root in ((in_shell["tea"], []), (order.trace_id, ["order"])):
         above = path_to(receiver, "chat demo:careful", trace_id)
         assert above == [

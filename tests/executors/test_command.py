@@ -210,13 +210,16 @@ def test_secrets_are_not_passed_to_programs(run_program, monkeypatch, tmp_path):
         "NOTIFY_SOCKET": "/run/hush",
         "OTEL_EXPORTER_OTLP_HEADERS": "authorization=hush",
         "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "authorization=hush",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://me:hush@localhost",
     }
-    for name, value in {**hidden, "OPENAI_API_KEY": "for-the-program"}.items():
+    passed = {"OPENAI_API_KEY": "of-it", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost"}
+    for name, value in {**hidden, **passed}.items():
         monkeypatch.setenv(name, value)
     dump = "exec env -0"
     outcome, _ = run_program(f"""{dump} | tr -c 'A-Z0-9_=' ' ' | sed 's/.*/{{"env": "&"}}/'""")
     variables = result_of(outcome)["env"]
-    assert "OPENAI_API_KEY=" in variables
+    for name in passed:
+        assert f"{name}=" in variables
     for name in hidden:
         assert f"{name}=" not in variables
 

@@ -1,6 +1,7 @@
 """Spans of attempts: whose child each is, what it is linked to, and what it says of its end."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 from support import executors
@@ -10,6 +11,11 @@ from support.workers import LONG_LEASE
 from aragora_q import tracing
 from aragora_q.base import Job, JobStatus
 from aragora_q.errors import LeaseLost, RedisUnreachable
+from aragora_q.executors import debate
+from aragora_q.executors.debate import demo
+from aragora_q.job import create_debate_job
+
+CALLER = f"00-{'a' * 32}-{'b' * 16}-01"
 
 
 def _ids(context):
@@ -37,7 +43,7 @@ def worker(new_harness, worker_pool):
 
 
 async def test_a_job_is_one_tree_and_each_retry_a_trace_linked_to_the_one_before(worker, spans):
-    """The first attempt belongs to the caller's trace; the third is linked to the second."""
+    """The first attempt belongs to the caller's trace; each later one is linked to the attempt before."""
     harness = worker()
     with tracing.span("caller") as caller:
         await harness.enqueue_steps("j", ["sleep", 0.2], ["fail", 2], group="g", tenant="t")
@@ -48,8 +54,7 @@ async def test_a_job_is_one_tree_and_each_retry_a_trace_linked_to_the_one_before
     assert first.parent is not None
     assert (second.parent, third.parent) == (None, None)
     assert len({_ids(span.context)[0] for span in (first, second, third)}) == 3
-    [link] = _links(second)
-    assert link[0] == caller.ids["trace_id"]
+    assert _links(second) == [_ids(first.context)]
     assert _links(third) == [_ids(second.context)]
     told = dict(second.attributes)
     assert told.pop("aragora_q.waited_seconds") >= 0
@@ -116,19 +121,34 @@ async def test_an_attempt_that_is_stopped_is_no_error(worker, worker_pool, spans
     worker_pool.start(harness, executors.succeed, "w2")
     await harness.wait_for_end("released")
     await wait_until(lambda: len(_attempts(spans)) == 3)
-    assert _links(_attempts(spans)[2]) == [_ids(released.parent)]
+    assert _links(_attempts(spans)[2]) == [_ids(released.context)]
+
+
+async def test_the_attempt_of_a_requeued_job_is_linked_to_the_one_that_failed(worker, spans):
+    """Hours may lie between them."""
+    harness = worker()
+    await harness.enqueue_steps("j", ["sleep", 0.2], ["permanent", None])
+    await harness.wait_for_status("j", JobStatus.FAILED)
+    await harness.queue.requeue(["j"])
+    await wait_until(lambda: len(_attempts(spans)) == 2)
+    first, second = _attempts(spans)
+    assert _links(second) == [_ids(first.context)]
 
 
 @pytest.mark.slow
 async def test_after_a_crash_the_next_attempt_is_linked_to_the_one_that_sent_nothing(
     new_harness, worker_process, redis_url, receiver, tmp_path
 ):
-    """The job knows the trace of the attempt that was killed, before any receiver does."""
+    """The job knows the attempt that was killed, before any receiver does."""
     harness, gate = new_harness(claim_idle_ms=1000), tmp_path / "gate"
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
+    token = tracing.received.set(CALLER)
     await harness.enqueue_steps("j", ["until", str(gate)])
+    tracing.received.reset(token)
     killed = worker_process(redis_url, "killed", lease_ms=1000, environment=environment)
-    trace = await wait_until(lambda: harness.fields("j").get("trace"), what="its trace")
+    await wait_until(lambda: harness.fields("j")["trace"] != CALLER, what="its trace")
+    trace = harness.fields("j")["trace"]
+    assert tracing.trace_id(trace) == tracing.trace_id(CALLER)
     killed.kill()
     gate.touch()
     other = worker_process(redis_url, "other", lease_ms=1000, environment=environment)
@@ -167,9 +187,40 @@ async def test_a_trace_that_cannot_be_noted_costs_nothing(worker, spans, error):
 async def test_without_a_provider_a_worker_notes_nothing(worker):
     """The context in which the job was enqueued stays with it."""
     harness = worker()
-    context = f"00-{'a' * 32}-{'b' * 16}-01"
-    token = tracing.received.set(context)
+    token = tracing.received.set(CALLER)
     await harness.enqueue_steps("j", ["fail", 1])
     tracing.received.reset(token)
     await harness.wait_for_end("j")
-    assert (await harness.queue.get_job("j")).trace == context
+    assert (await harness.queue.get_job("j")).trace == CALLER
+
+
+async def test_an_attempt_that_is_not_sampled_notes_nothing(worker, spans):
+    """Nobody will find its span."""
+    harness, noted = worker(), []
+
+    async def note_trace(job, trace):
+        noted.append(trace)
+
+    harness.started._session.note_trace = note_trace
+    token = tracing.received.set(f"{CALLER[:-2]}00")
+    await harness.enqueue_steps("j", ["sleep", 0.05])
+    tracing.received.reset(token)
+    await harness.wait_for_end("j")
+    assert (noted, spans.get_finished_spans()) == ([], ())
+    await harness.enqueue_steps("k", ["sleep", 0.05])
+    await harness.wait_for_end("k")
+    assert len(noted) == 1
+
+
+async def test_a_debate_has_as_many_spans_as_the_documentation_says(
+    new_harness, worker_pool, spans, monkeypatch
+):
+    """Three agents, one round: 30, which operators pay for."""
+    monkeypatch.setattr(demo, "PAUSE_SECONDS", 0)
+    harness = new_harness(**LONG_LEASE)
+    agents = ["demo:bold", "demo:careful", "demo:bold"]
+    job = create_debate_job("Tea?", agents, job_id="j", rounds=1, debate="always")
+    await harness.queue.enqueue(job)
+    await worker_pool.start(harness, debate.create(harness.config), burst=True).task
+    kinds = Counter(span.name.partition(" ")[0] for span in spans.get_finished_spans())
+    assert kinds == {"enqueue": 1, "run": 1, "debate": 4, "call": 12, "chat": 12}

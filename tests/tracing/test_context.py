@@ -8,6 +8,7 @@ from aragora_q import tracing
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
+MEMBER = "a=" + "x" * 225
 
 
 @pytest.mark.parametrize(
@@ -22,17 +23,28 @@ PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
         (PARENT, "v=1,not a member", PARENT),
         (PARENT, "7v@tenant=1 ,\tv=2", f"{PARENT} 7v@tenant=1 ,\tv=2"),
         (PARENT, ",".join(f"v{n}=1" for n in range(33)), PARENT),
+        (PARENT, f"{MEMBER},b=" + "x" * 226, f"{PARENT} {MEMBER},b=" + "x" * 226),
+        (PARENT, f"{MEMBER},b=" + "x" * 227, PARENT),
+        (f"cc{PARENT[2:]}", "vendor=1", f"{PARENT} vendor=1"),
+        (f"01{PARENT[2:]}-extra", None, PARENT),
+        (f"01{PARENT[2:]}extra", None, ""),
+        (f"01{PARENT[2:-1]}", None, ""),
         (PARENT.upper(), None, ""),
         (PARENT.replace(TRACE, "0" * 32), None, ""),
         (f"ff{PARENT[2:]}", None, ""),
+        (f"ff{PARENT[2:]}-01", None, ""),
         (f"{PARENT}-01", None, ""),
+        (f"{PARENT}-", None, ""),
         ("garbage\n", "vendor=1", ""),
         ("", "vendor=1", ""),
         (None, None, ""),
     ],
 )
 def test_headers_are_carried_if_they_are_valid(traceparent, tracestate, expected):
-    """An invalid `traceparent` is no context; a `tracestate` that is invalid or too long is left out."""
+    """An invalid `traceparent` is no context; a `tracestate` that is invalid or too long is left out.
+
+    Both have at most 512 bytes. A later version than 00 is read by the fields of 00, and carried as such.
+    """
     assert tracing.parse(traceparent, tracestate) == expected
 
 

@@ -55,6 +55,28 @@ async def test_each_batch_of_many_jobs_is_one_span(harness, spans):
     assert traces == [context_of(first), context_of(first), context_of(second)]
 
 
+@pytest.mark.parametrize("count", [2, BATCH_LIMIT + 1])
+async def test_many_jobs_without_a_trace_of_their_caller_carry_none(harness, spans, count):
+    """Each of them begins its own trace, so that a sampler judges it alone; also the one of a last batch."""
+    await harness.queue.enqueue_many(Job({}, id=f"j{n}") for n in range(count))
+    await harness.queue.enqueue_checked([harness.queue.check(Job({}, id=f"j{count}"))])
+    assert {span.name for span in spans.get_finished_spans()} == {"enqueue debates"}
+    assert [(await harness.queue.get_job(f"j{n}")).trace for n in (0, count - 1, count)] == [""] * 3
+    token = tracing.received.set(SENT)
+    await harness.queue.enqueue_many(Job({}, id=f"k{n}") for n in range(count))
+    tracing.received.reset(token)
+    for n in (0, count - 1):
+        trace = (await harness.queue.get_job(f"k{n}")).trace
+        assert tracing.trace_id(trace) == tracing.trace_id(SENT)
+
+
+async def test_one_job_of_a_call_for_many_carries_its_context(harness, spans):
+    """As that of `enqueue`."""
+    await harness.queue.enqueue_many(Job({}, id="j") for _ in range(1))
+    [span] = spans.get_finished_spans()
+    assert (await harness.queue.get_job("j")).trace == context_of(span)
+
+
 async def test_a_refused_enqueue_is_a_failed_span(new_harness, spans):
     """What is refused is counted, and named as the script names it."""
     harness = new_harness(max_backlog=1)

@@ -70,7 +70,7 @@ def _scrape(port, accept):
 async def test_durations_name_the_trace_where_the_scraper_can_read_that(
     new_harness, worker_pool, spans
 ):
-    """Exemplars are in OpenMetrics only; both formats are sound."""
+    """Exemplars are in OpenMetrics only, and of sampled spans; both formats are sound."""
     harness = new_harness(**LONG_LEASE)
 
     async def executor(job):
@@ -81,6 +81,9 @@ async def test_durations_name_the_trace_where_the_scraper_can_read_that(
     worker = worker_pool.start(harness, executor, burst=True, max_concurrent=1)
     for job_id in ("good", "bad"):
         await harness.enqueue(job_id)
+    token = tracing.received.set(f"00-{'a' * 32}-{'b' * 16}-00")
+    await harness.enqueue("last")
+    tracing.received.reset(token)
     await worker.task
     ids = {
         span.attributes["messaging.message.id"]: _of(span)
@@ -98,6 +101,7 @@ async def test_durations_name_the_trace_where_the_scraper_can_read_that(
         assert f'outcome="{outcome}"' in line
     assert any("attempt_duration_seconds_bucket" in line and "trace_id=" in line
                for line in text.splitlines())  # fmt: skip
+    assert "a" * 32 not in text
     assert plain_kind.startswith("text/plain; version=0.0.4")
     assert "trace_id" not in plain
     checked = subprocess.run(

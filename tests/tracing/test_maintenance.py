@@ -6,7 +6,7 @@ from support.workers import LONG_LEASE
 from aragora_q import tracing
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
-from aragora_q.maintenance import MaintenanceLoop, reap_pass
+from aragora_q.maintenance import MaintenanceLoop, purge_pass, reap_pass
 
 
 async def test_a_pass_that_changed_something_is_a_span_of_its_own(harness, spans):
@@ -44,3 +44,23 @@ async def test_the_job_of_a_schedule_belongs_to_the_pass_that_enqueued_it(new_ha
     assert span.attributes["aragora_q.ticks"] == 1
     trace = harness.fields(f"nightly@{at // 1000}")["trace"]
     assert tracing.trace_id(trace) == f"{span.context.trace_id:032x}"
+
+
+async def test_a_purge_is_a_pass(harness, spans):
+    """With the number of deleted jobs, whoever runs it; a dry run changes nothing."""
+
+    async def end(*job_ids):
+        for job_id in job_ids:
+            await harness.enqueue(job_id)
+            await harness.queue.cancel(job_id)
+        harness.redis.zadd(harness.keys.cancelled, dict.fromkeys(job_ids, 0))
+
+    await end("a")
+    await MaintenanceLoop(harness.queue, "w1", 60)._step()
+    await end("b", "c")
+    await purge_pass(harness.queue, dry_run=True)
+    await purge_pass(harness.queue)
+    passes = [span for span in spans.get_finished_spans() if span.name == "maintain debates"]
+    assert [dict(span.attributes) for span in passes] == [
+        {"messaging.destination.name": "debates", "aragora_q.purged": purged} for purged in (1, 2)
+    ]

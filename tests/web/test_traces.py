@@ -118,3 +118,11 @@ async def test_only_faults_of_the_server_are_errors(
     assert span.attributes.get("error.type") == error_type
     assert span.status.is_ok == (error is None)
     assert "SECRET" not in span.to_json()
+
+
+async def test_lines_without_a_trace_of_their_caller_begin_their_own(api, harness, spans):
+    """Also if the console makes a span of the request: else a file of debates would be one trace."""
+    lines = b"".join(b'{"id": "j%d", "payload": {}}\n' % number for number in range(3))
+    kind = {"Content-Type": "application/x-ndjson"}
+    assert (await api.post("/jobs", headers=kind, content=lines)).status_code == 200
+    assert [(await harness.queue.get_job(f"j{number}")).trace for number in range(3)] == [""] * 3

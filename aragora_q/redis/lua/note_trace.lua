@@ -1,5 +1,5 @@
 #!lua
--- Store the trace contexts of attempts that began new traces: running ones, and those that have just ended.
+-- Store the trace contexts of attempts: running ones, and those that have just ended.
 -- repeatable
 -- keys:
 -- args: lease_owner

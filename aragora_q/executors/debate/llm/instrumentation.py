@@ -7,8 +7,8 @@ provider `gen_ai.provider.name`; it repeats it under the older name `gen_ai.syst
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -19,17 +19,22 @@ from pydantic_ai.models.instrumented import InstrumentationSettings, Instrumente
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
+from aragora_q.executors.debate.llm import faults
+
 CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-"""The standard variable that allows content: `true`."""
+"""The standard variable that allows content."""
+
+CAPTURING = frozenset({"true", "span_only", "span_and_event"})
+"""Its values that allow content in spans: that of the older conventions, and those of the newer ones."""
 
 
 def traced(model: Model) -> Model:
     """Return `model` with requests that are spans of the program's tracer provider.
 
-    Unless CAPTURE is true, they have no prompt, no reply and no form of a reply. They never have the
+    Unless CAPTURE allows it, they have no prompt, no reply and no form of a reply. They never have the
     text of an error, in which a provider may repeat a prompt or a key.
     """
-    has_content = os.environ.get(CAPTURE, "").strip().lower() == "true"
+    has_content = os.environ.get(CAPTURE, "").strip().lower() in CAPTURING
     covered = _Covered(model) if has_content else _WithoutForms(model)
     settings = _shared(trace.get_tracer_provider(), has_content=has_content)
     return InstrumentedModel(covered, settings)
@@ -61,7 +66,10 @@ def _shared(provider: trace.TracerProvider, *, has_content: bool) -> _Instrument
 
 
 class _Covered(WrapperModel):
-    """A model whose request has no spans below its own: clients of some providers make such, with prompts."""
+    """A model whose request has no spans below its own: clients of some providers make such, with prompts.
+
+    Its own tells how it failed, which the library leaves to its log of exceptions.
+    """
 
     async def request(
         self,
@@ -69,14 +77,14 @@ class _Covered(WrapperModel):
         model_settings: ModelSettings | None,
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
-        with _unsampled():
+        with _covered():
             return await super().request(messages, model_settings, model_request_parameters)
 
     @asynccontextmanager
     async def request_stream(
         self, *arguments: Any, **options: Any
     ) -> AsyncGenerator[StreamedResponse]:
-        with _unsampled():
+        with _covered():
             async with super().request_stream(*arguments, **options) as stream:
                 yield stream
 
@@ -95,13 +103,23 @@ class _WithoutForms(_Covered):
         return super().prepare_request(model_settings, ModelRequestParameters())
 
 
-def _unsampled() -> AbstractContextManager[trace.Span]:
-    """Return a context manager in which the current span is as if it were not sampled.
+@contextmanager
+def _covered() -> Iterator[None]:
+    """While the body runs, let the current span be as if it were not sampled; if it raises, say so there.
 
-    So its children are not, by any sampler that goes by the parent.
+    So the children of the span are not sampled, by any sampler that goes by the parent.
     """
-    current = trace.get_current_span().get_span_context()
+    span = trace.get_current_span()
+    current = span.get_span_context()
     hidden = trace.SpanContext(
         current.trace_id, current.span_id, is_remote=False, trace_state=current.trace_state
     )
-    return trace.use_span(trace.NonRecordingSpan(hidden))
+    try:
+        with trace.use_span(trace.NonRecordingSpan(hidden)):
+            yield
+    except BaseException as error:  # cancelled if it takes too long
+        span.set_status(trace.StatusCode.ERROR)
+        span.set_attribute("error.type", type(error).__qualname__)
+        if (status := faults.status_code(error)) is not None:
+            span.set_attribute("http.response.status_code", status)
+        raise

@@ -15,7 +15,7 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.tools import ToolDefinition
 
 from aragora_q.config.tables import AgentConfig
-from aragora_q.executors.debate.llm.streaming import CONNECT_SECONDS, Client
+from aragora_q.executors.debate.llm.streaming import CONNECT_SECONDS, Client, hide_trace
 from aragora_q.executors.debate.prompts import Form
 from aragora_q.executors.debate.providers import split_model
 from aragora_q.observability.logs import get_logger
@@ -74,14 +74,21 @@ def _compatible(config: AgentConfig, key: str | None) -> Provider[Any]:
 def _provider(name: str, config: AgentConfig, key: str | None) -> tuple[Provider[Any], bool]:
     """Return a provider, and whether it uses our HTTP client. Without `key`, its SDK finds one."""
     if name.startswith("gateway/"):
-        return gateway_provider(name.removeprefix("gateway/"), api_key=key), False
+        return _without_trace(gateway_provider(name.removeprefix("gateway/"), api_key=key)), False
     known = inspect.signature(kind := infer_provider_class(name)).parameters
     options = {"api_key": key, "base_url": config.base_url}
     make = partial(kind, **{name: value for name, value in options.items() if value is not None})
     provider = make()
     if name in OWN_STREAMS or "http_client" not in known or not _is_known_client(provider.client):
-        return provider, False
+        return _without_trace(provider), False
     return make(http_client=Client()), True  # type: ignore[call-arg] # see the signature
+
+
+def _without_trace(provider: Provider[Any]) -> Provider[Any]:
+    """Let a provider send no trace context. Its HTTP client has no public name, and may be of another kind."""
+    if (client := getattr(provider, "_own_http_client", None)) is not None:
+        hide_trace(client)
+    return provider
 
 
 def _is_known_client(client: object) -> bool:

@@ -60,6 +60,9 @@ STATUS_CODES = {
 MAX_KEPT_EVENTS = 50
 """Events after which those that continue each other are merged: parsed, 500 of a reply take up to 0.3 MB."""
 
+TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
+"""Of W3C Trace Context and Baggage."""
+
 BODY_HEADERS = ("content-type", "content-length", "content-encoding", "transfer-encoding")
 NO_USAGE = {"input_tokens": 0, "output_tokens": 0}
 
@@ -73,6 +76,7 @@ class Client(httpx2.AsyncClient):
 
     def __init__(self) -> None:
         super().__init__(verify=_tls(), timeout=None, limits=LIMITS)
+        hide_trace(self)
 
     async def send(
         self, request: httpx2.Request, *, stream: bool = False, **options: Any
@@ -92,6 +96,16 @@ class Client(httpx2.AsyncClient):
             await response.aclose()
             raise
         return response
+
+
+def hide_trace(client: Any) -> None:
+    """Let an HTTP client, of httpx or httpx2, send no trace context, which libraries add to requests."""
+    client.event_hooks["request"].append(_without_trace)  # the last to see a request
+
+
+async def _without_trace(request: Any) -> None:
+    for name in TRACE_HEADERS:
+        request.headers.pop(name, None)
 
 
 @cache
