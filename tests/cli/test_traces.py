@@ -8,10 +8,9 @@ from contextlib import ExitStack, contextmanager
 import pytest
 from support import servers
 
+from aragora_q.labels import JobFilter
 from aragora_q.observability import otel
 from aragora_q.observability.otel.variables import GRPC_HINT
-
-from aragora_q.labels import JobFilter
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"

@@ -32,6 +32,8 @@ CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 """The standard variable that allows content."""
 
 CAPTURE_ON = ("true", "span_only", "span_and_event")
+"""Its values that allow content in spans: that of the older conventions, and those of the newer ones."""
+
 CAPTURE_OFF = ("", "false", "no_content", "event_only")
 
 HTTP = "http/protobuf"

@@ -6,7 +6,6 @@ provider `gen_ai.provider.name`; it repeats it under the older name `gen_ai.syst
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
@@ -20,21 +19,16 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 
 from aragora_q.executors.debate.llm import faults
-
-CAPTURE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
-"""The standard variable that allows content."""
-
-CAPTURING = frozenset({"true", "span_only", "span_and_event"})
-"""Its values that allow content in spans: that of the older conventions, and those of the newer ones."""
+from aragora_q.observability.otel import variables
 
 
 def traced(model: Model) -> Model:
     """Return `model` with requests that are spans of the program's tracer provider.
 
-    Unless CAPTURE allows it, they have no prompt, no reply and no form of a reply. They never have the
-    text of an error, in which a provider may repeat a prompt or a key.
+    Unless `variables.CAPTURE` allows it, they have no prompt, no reply and no form of a reply. They never
+    have the text of an error, in which a provider may repeat a prompt or a key.
     """
-    has_content = os.environ.get(CAPTURE, "").strip().lower() in CAPTURING
+    has_content = variables.is_content_on()
     covered = _Covered(model) if has_content else _WithoutForms(model)
     settings = _shared(trace.get_tracer_provider(), has_content=has_content)
     return InstrumentedModel(covered, settings)
