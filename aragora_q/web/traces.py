@@ -39,7 +39,7 @@ class TracedRoute(APIRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         method: str = scope["method"]
-        if method in SAFE_METHODS:
+        if method in SAFE_METHODS or method not in (self.methods or ()):
             await super().handle(scope, receive, send)
             return
         route = f"{API}{self.path_format}"

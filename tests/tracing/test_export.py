@@ -118,6 +118,8 @@ class TestConfiguration:
             ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "smtp", "http/protobuf"),
             ("OTEL_TRACES_SAMPLER", "sometimes", "parentbased_traceidratio"),
             ("OTEL_BSP_MAX_QUEUE_SIZE", "many", "whole number"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "99999999999999", "at most 9 digits"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "1e300", "number of seconds"),
             ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "5000", "OTEL_BSP_MAX_QUEUE_SIZE"),
             ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1", "whole number"),
             ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "number of seconds"),
@@ -174,6 +176,14 @@ class TestConfiguration:
     def test_spaces_that_do_not_matter(self, receiver, name, value):
         assert run(SPANS, 1, **sending(receiver, **{name: value})) == ""
         assert receiver.spans
+
+    def test_a_value_of_a_span_is_cut(self, receiver):
+        """A provider may answer with a name of any length; a variable may set another limit."""
+        program = SPANS.replace('span("work")', 'span("work", attributes={"name": "x" * 5_000})')
+        assert run(program, 1, **sending(receiver)) == ""
+        limit = {"OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "2000"}
+        assert run(program, 1, **sending(receiver, **limit)) == ""
+        assert [len(span.attributes["name"]) for span in receiver.spans] == [1_000, 2_000]
 
     def test_propagators_that_are_not_installed_stop_nothing(self, receiver):
         """One warning; what imports OpenTelemetry's own propagation later, works."""
@@ -323,6 +333,9 @@ metrics = WorkerMetrics("q")
 otel.add_registry(metrics.registry)
 with otel.exporting():
     opentelemetry.metrics.get_meter("test").create_counter("gen_ai.calls").add(3)
+    tokens = opentelemetry.metrics.get_meter("pydantic-ai").create_counter("gen_ai.tokens")
+    for answered in ("m-1", "m-2"):
+        tokens.add(1.0, {"gen_ai.request.model": "m", "gen_ai.response.model": answered})
     metrics.attempts["completed"].inc()
     for seconds in (0.3, 70, 99999):
         metrics.attempt_duration.observe(seconds)
@@ -387,8 +400,11 @@ class TestMetrics:
         received = _received(last)
         assert {key: value for key, value in received.items() if key in own} == own
         assert {name for name, _ in received} == {name for name, _ in _samples(text)} | {
-            "gen_ai.calls"
+            "gen_ai.calls",
+            "gen_ai.tokens",
         }
+        # names that a provider chooses make no series of their own
+        assert received["gen_ai.tokens", (("gen_ai.request.model", "m"),)] == 2
 
         counts = [
             point

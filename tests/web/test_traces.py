@@ -120,6 +120,12 @@ async def test_only_faults_of_the_server_are_errors(
     assert "SECRET" not in span.to_json()
 
 
+async def test_a_method_that_a_route_does_not_have_is_no_span(api, spans):
+    """It changes nothing."""
+    assert (await api.delete("/jobs")).status_code == 405
+    assert spans.get_finished_spans() == ()
+
+
 async def test_lines_without_a_trace_of_their_caller_begin_their_own(api, harness, spans):
     """Also if the console makes a span of the request: else a file of debates would be one trace."""
     lines = b"".join(b'{"id": "j%d", "payload": {}}\n' % number for number in range(3))

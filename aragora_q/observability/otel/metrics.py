@@ -31,6 +31,7 @@ from opentelemetry.sdk.metrics.export import (
     ScopeMetrics,
     Sum,
 )
+from opentelemetry.sdk.metrics.view import View
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import CollectorRegistry
@@ -45,6 +46,11 @@ from aragora_q.observability.otel.sending import THREADS, Losses
 _SCOPE = InstrumentationScope("aragora_q", __version__)
 _SUCCESS = MetricExportResult.SUCCESS
 _CUMULATIVE = AggregationTemporality.CUMULATIVE
+_OF_MODELS = {
+    *("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model"),
+    *("gen_ai.token.type", "server.address", "server.port", "error.type"),
+}
+"""Attributes of metrics of calls: not those that a provider chooses, as each value would be a series."""
 _Labels = tuple[tuple[str, str], ...]
 
 
@@ -125,7 +131,10 @@ class MetricSender:
 def set_provider(senders: Sequence[MetricSender], resource: Resource) -> None:
     """Let the instruments of OpenTelemetry, such as those of pydantic-ai, be read by `senders`."""
     readers = [sender.reader for sender in senders]
-    metrics.set_meter_provider(MeterProvider(readers, resource=resource, shutdown_on_exit=False))
+    view = View(meter_name="pydantic-ai", instrument_name="*", attribute_keys=_OF_MODELS)
+    metrics.set_meter_provider(
+        MeterProvider(readers, resource=resource, shutdown_on_exit=False, views=[view])
+    )
 
 
 def _metrics(family: Family, now: int) -> Iterator[Metric]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from aragora_q.observability.otel.metrics import MetricSender
+
+MAX_VALUE_CHARS = 1_000
+"""Of an attribute of a span."""
 
 WARN_SECONDS = 60.0
 """Shortest time between two warnings that spans, or metrics, are not sent."""
@@ -65,7 +68,9 @@ class Sending:
             self._send_spans()
 
     def _send_spans(self) -> None:
-        provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
+        provider = TracerProvider(
+            resource=self._resource, span_limits=_span_limits(), shutdown_on_exit=False
+        )
         if isinstance(provider.sampler, ParentBased):
             provider.sampler = FollowsLinks(provider.sampler)
         for exporter, losses in self._exporters("traces"):
@@ -108,6 +113,18 @@ class Sending:
         finally:
             for sender in self._senders:
                 sender.abandon()
+
+
+def _span_limits() -> SpanLimits | None:
+    """Return the limits of spans; None: those of the variables, or none.
+
+    Without content, no value is long by itself: what is, such as the name of a model that a provider answers
+    with, is somebody else's.
+    """
+    names = ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT")
+    if variables.is_content_on() or any(map(variables.variable, names)):
+        return None
+    return SpanLimits(max_span_attribute_length=MAX_VALUE_CHARS)
 
 
 def _exporter(signal: Signal, name: str) -> Any:

@@ -55,11 +55,15 @@ _OF_OTHERS: Mapping[Signal, str] = {
 }
 """Names of variables that a signal does not need."""
 
-_POSITIVE = r"\s*(?=.*[1-9])\d*\.?\d*\s*"
+_POSITIVE = r"\s*(?=.*[1-9])\d{0,9}\.?\d{0,9}\s*"
 _PAIR = r"\s*[^=,\s][^=,]*=[^,]*"
 _RULES = (
-    ("OTEL_BSP_.*", r"\s*0*[1-9][0-9]*\s*", "write a whole number above 0"),
-    ("OTEL_.*_LIMIT", r"\s*[0-9]+\s*", "write a whole number"),
+    (
+        "OTEL_BSP_.*",
+        r"\s*0*[1-9][0-9]{0,8}\s*",
+        "write a whole number above 0, of at most 9 digits",
+    ),
+    ("OTEL_.*_LIMIT", r"\s*[0-9]{1,9}\s*", "write a whole number of at most 9 digits"),
     (f"{_OTLP}TIMEOUT", _POSITIVE, "write a number of seconds above 0"),
     ("OTEL_METRIC_EXPORT_INTERVAL", _POSITIVE, "write a number of milliseconds above 0"),
     (f"{_OTLP}COMPRESSION", r"\s*(none|gzip|deflate)\s*", "write none, gzip or deflate"),
