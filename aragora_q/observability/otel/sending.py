@@ -118,8 +118,7 @@ class Sending:
 def _span_limits() -> SpanLimits | None:
     """Return the limits of spans; None: those of the variables, or none.
 
-    Without content, no value is long by itself: what is, such as the name of a model that a provider answers
-    with, is somebody else's.
+    Without content, only values from outside can be long, such as the name of a model that a provider answers with.
     """
     names = ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT")
     if variables.is_content_on() or any(map(variables.variable, names)):
