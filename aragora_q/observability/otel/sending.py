@@ -118,7 +118,8 @@ class Sending:
 def _span_limits() -> SpanLimits | None:
     """Return the limits of spans; None: those of the variables, or none.
 
-    Without content, only values from outside can be long, such as the name of a model that a provider answers with.
+    Without content, only values from outside can be long, such as the name of a model that a provider
+    answers with.
     """
     names = ("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT")
     if variables.is_content_on() or any(map(variables.variable, names)):
