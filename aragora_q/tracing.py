@@ -109,6 +109,9 @@ class Span:
     def fail(self, error_type: str) -> None:
         """Note that what the span covers has failed, and with which type of error."""
 
+    def end(self) -> None:
+        """End the span. Later calls have no effect."""
+
 
 class _RealSpan(Span):
     def __init__(self, span: trace.Span) -> None:
@@ -123,18 +126,21 @@ class _RealSpan(Span):
 
     def set(self, attributes: Attributes) -> None:
         with _harmless():
-            self._span.set_attributes(attributes)
+            if self._span.is_recording():
+                self._span.set_attributes(attributes)
 
     def fail(self, error_type: str) -> None:
         from opentelemetry.trace import StatusCode  # noqa: PLC0415 - only in programs that trace
 
         with _harmless():
-            self._span.set_attribute("error.type", error_type[:MAX_TYPE_CHARS])
-            self._span.set_status(StatusCode.ERROR)
+            if self._span.is_recording():  # else it is not sampled, or has ended
+                self._span.set_attribute("error.type", error_type[:MAX_TYPE_CHARS])
+                self._span.set_status(StatusCode.ERROR)
 
     def end(self) -> None:
         with _harmless():
-            self._span.end()
+            if self._span.is_recording():
+                self._span.end()
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from aragora_q.doctor.report import Finding
 from aragora_q.observability import otel
@@ -34,10 +36,33 @@ def of_telemetry() -> list[Finding]:
     for signal in asked:
         findings += _of_signal(signal)
     if asked:
-        findings += _of_base()
-    if "traces" in asked:
-        findings += _of_content()
+        findings += _of_paths()
+    if "traces" not in asked:
+        findings += _of_nothing()
+    elif reason := variables.content_fault():
+        findings.append(Finding("warning", _CHECK, f"spans have no content: {reason}"))
+    if "metrics" not in asked and variables.variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"):
+        findings.append(
+            Finding(
+                "warning",
+                _CHECK,
+                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT is set, but no metrics are sent",
+                "set OTEL_METRICS_EXPORTER=otlp, too",
+            )
+        )
     return findings
+
+
+def _of_nothing() -> Iterator[Finding]:
+    """Name variables that are there for nothing: misspelled, or switched off."""
+    names = sorted(name for name in os.environ if re.match("OTEL_(EXP|SDK|TRACE)", name))
+    if names and variables.variable("OTEL_TRACES_EXPORTER").strip() != "none":
+        yield Finding(
+            "warning",
+            _CHECK,
+            f"no spans are sent: none of {', '.join(names):.200} names a receiver, or they switch it off",
+            f"set {_BASE}, without OTEL_SDK_DISABLED",
+        )
 
 
 def _of_signal(signal: Signal) -> Iterator[Finding]:
@@ -49,10 +74,21 @@ def _of_signal(signal: Signal) -> Iterator[Finding]:
         if reason:
             yield Finding("warning", _CHECK, f"{what} do not arrive: {receiver}: {reason}")
         else:
-            yield Finding("note", _CHECK, f"{what} are sent: {receiver}")
+            said = variables.of_traces() if signal == "traces" else {}
+            more = "".join(f", {name} {value}" for name, value in said.items())
+            yield Finding("note", _CHECK, f"{what} are sent: {receiver}{more}")
 
 
-def _of_base() -> Iterator[Finding]:
+def _of_paths() -> Iterator[Finding]:
+    for signal in SENT:
+        name = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
+        if urlsplit(variables.variable(name)).path in ("", "/") and variables.variable(name):
+            yield Finding(
+                "warning",
+                _CHECK,
+                f"{name} has no path, and none is added to it",
+                f"add /v1/{signal}, or set {_BASE} instead",
+            )
     if found := re.search("/v1/(traces|metrics)/?$", variables.variable(_BASE)):
         yield Finding(
             "warning",
@@ -60,13 +96,3 @@ def _of_base() -> Iterator[Finding]:
             f"{_BASE} ends in {found[0]}, but the path of each signal is added to it",
             f"leave it out, or set OTEL_EXPORTER_OTLP_{found[1].upper()}_ENDPOINT instead",
         )
-
-
-def _of_content() -> Iterator[Finding]:
-    value = variables.variable(variables.CAPTURE)
-    if variables.is_content_on():
-        yield Finding("note", _CHECK, f"spans have prompts and replies: {variables.CAPTURE}")
-    elif value.strip().lower() not in variables.CAPTURE_OFF:
-        detail = f"{variables.CAPTURE} is {value!r:.100}: spans have no prompts and replies"
-        remedy = f"write {' or '.join(variables.CAPTURE_ON)}, or false"
-        yield Finding("warning", _CHECK, detail, remedy)

@@ -57,7 +57,7 @@ SECRET_ENV = frozenset(
 ENDPOINT_ENV = frozenset(
     f"OTEL_EXPORTER_OTLP{kind}_ENDPOINT" for kind in ("", "_TRACES", "_METRICS", "_LOGS")
 )
-"""Likewise, if the address has a password."""
+"""Likewise, if the address has a password, or a query, which may be a key."""
 
 SYSTEMD_ENV = frozenset(
     {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"}
@@ -101,7 +101,9 @@ def create(config: QueueConfig) -> Executor:
     """
     argv = _parse_command(config.exec_command)
     allowed = set(config.exec_env_allowlist.replace(",", " ").split())
-    secret = SECRET_ENV | {name for name in ENDPOINT_ENV if "@" in os.environ.get(name, "")}
+    secret = SECRET_ENV | {
+        name for name in ENDPOINT_ENV if set("@?").intersection(os.environ.get(name, ""))
+    }
     excluded = secret - allowed | SYSTEMD_ENV | TRACE_ENV
     env = {name: value for name, value in os.environ.items() if name not in excluded}
     startup.allow_waiting()

@@ -203,16 +203,18 @@ class RedisStreamsQueue(WorkQueue):
                 raise outcome
         return cast("list[EnqueueResult]", outcomes)
 
-    async def enqueue_checked(self, items: Sequence[EnqueueItem]) -> list[EnqueueOutcome]:
+    async def enqueue_checked(
+        self, items: Sequence[EnqueueItem], *, is_whole: bool = False
+    ) -> list[EnqueueOutcome]:
         """As `enqueue_many`, of what `check` returned, so that nothing is encoded twice.
 
-        They may be part of many jobs: without a trace of the caller, none carries one. The error of a job that
-        was refused, as one of a sealed group, is returned in its place; so it is in the `results` of an error
-        that ends the call.
+        Without `is_whole`, they may be some of many jobs, as lines of a file: none carries a trace unless the
+        caller has one. The error of a job that was refused, as one
+        of a sealed group, is returned in its place; so it is in the `results` of an error that ends the call.
         """
         try:
             # A span here is of this program's own making, as that of a request: the caller's is in `received`.
-            in_trace = bool(tracing.received.get())
+            in_trace = (is_whole and len(items) == 1) or bool(tracing.received.get())
             return await self._enqueue_batches(items, in_trace=in_trace)
         except AragoraQError as error:
             error.results = _padded(error.results, len(items))

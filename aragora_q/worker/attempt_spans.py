@@ -45,11 +45,13 @@ class AttemptSpans:
         return tracing.span(self._name, "consumer", self._attributes, parent=parent, link=link)
 
     def began(self, job: Job, span: Span) -> None:
-        """Describe the attempt; if it is sampled, note its context with the job meanwhile."""
+        """Describe the attempt, and note its context with the job, so that the next one is linked to it."""
         if span is NO_SPAN:
             return
         span.set(_attributes(job))
-        if span.is_sampled:
+        if (
+            span.is_sampled or not job.trace
+        ):  # else a sampler would decide again about the next attempt
             note = asyncio.create_task(self._note(job, span.context), name="note trace")
             self._notes.add(note)
             note.add_done_callback(self._notes.discard)
@@ -65,6 +67,12 @@ class AttemptSpans:
         span.set({"aragora_q.outcome": _outcome(attempt, outcome)})
         if isinstance(outcome, Retry | Failed):
             span.fail(attempt.error_type)
+
+    def abandon(self, span: Span) -> None:
+        """End the span of an attempt that does not stop: its job is released, or belongs to another worker."""
+        span.set({"aragora_q.outcome": "released"})
+        span.fail("does_not_stop")
+        span.end()
 
     def stop(self) -> None:
         """Cancel the notes that are not sent yet."""

@@ -262,6 +262,7 @@ class JobRunner:
             running.attempt.cancel("released")
         await self._wait_until_idle(CANCEL_TIMEOUT_SECONDS)
         for running in list(self._executing):
+            self._spans.abandon(running.span)
             self._release(running)
         self._spans.stop()
 

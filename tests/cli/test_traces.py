@@ -119,14 +119,14 @@ def test_doctor_asks_the_receivers(cli_command, receiver):
         "OTEL_EXPORTER_OTLP_ENDPOINT": url,
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": f"{receiver.url}/v1/metrics?key=SECRET",
         "OTEL_METRICS_EXPORTER": "console,otlp",
+        "OTEL_TRACES_SAMPLER": "always_on",
         CAPTURE: "Span_Only",
     }
     to = f"otlp at {receiver.url.removeprefix('http://')}"
     assert _found(cli_command("doctor", "--json", env=variables)) == [
-        ("note", f"spans are sent: {to}"),
+        ("note", f"spans are sent: {to}, sampler always_on, content prompts and replies"),
         ("note", "metrics are sent: console"),
         ("note", f"metrics are sent: {to}"),
-        ("note", f"spans have prompts and replies: {CAPTURE}"),
     ]
     assert receiver.requests == 2
     assert (receiver.spans, receiver.metrics) == ([], [])
@@ -193,7 +193,7 @@ def _grpc_server():
         ),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "SECRET"}, "no spans are sent"),
         ({"OTEL_LOGS_EXPORTER": "otlp"}, "logs are not sent"),
-        ({"OTEL_TRACES_EXPORTER": "console", CAPTURE: "yes"}, "prompts and replies"),
+        ({"OTEL_TRACES_EXPORTER": "console", CAPTURE: "yes"}, "spans have no content"),
         ({"OTEL_TRACES_EXPORTER": "console", CAPTURE: "event_only"}, None),
         (
             {
@@ -202,6 +202,19 @@ def _grpc_server():
             },
             "ends in /v1/traces",
         ),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://h:4318"}, "has no path"),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://h/v1/metrics",
+                "OTEL_TRACES_EXPORTER": "none",
+            },
+            "no metrics are sent",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPIONT": "http://h"},
+            "OTEL_EXPORTER_OTLP_ENDPIONT names a receiver",
+        ),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, "switch it off"),
         ({"OTEL_TRACES_EXPORTER": "none"}, None),
         ({CAPTURE: "yes"}, None),
     ],

@@ -211,6 +211,7 @@ def test_secrets_are_not_passed_to_programs(run_program, monkeypatch, tmp_path):
         "OTEL_EXPORTER_OTLP_HEADERS": "authorization=hush",
         "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "authorization=hush",
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://me:hush@localhost",
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "https://localhost/v1/metrics?key=hush",
     }
     passed = {"OPENAI_API_KEY": "of-it", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost"}
     for name, value in {**hidden, **passed}.items():

@@ -4,6 +4,8 @@ import asyncio
 from collections import Counter
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider, sampling
 from support import executors
 from support.wait import wait_until
 from support.workers import LONG_LEASE
@@ -14,6 +16,7 @@ from aragora_q.errors import LeaseLost, RedisUnreachable
 from aragora_q.executors import debate
 from aragora_q.executors.debate import demo
 from aragora_q.job import create_debate_job
+from aragora_q.observability.otel.sampling import FollowsLinks
 
 CALLER = f"00-{'a' * 32}-{'b' * 16}-01"
 
@@ -210,6 +213,19 @@ async def test_an_attempt_that_is_not_sampled_notes_nothing(worker, spans):
     await harness.enqueue_steps("k", ["sleep", 0.05])
     await harness.wait_for_end("k")
     assert len(noted) == 1
+
+
+async def test_a_retry_of_a_job_that_a_worker_did_not_sample_is_not_sampled(worker, monkeypatch):
+    """The job carries that decision: a sampler would decide again, and trace parts of many jobs."""
+    sampler = FollowsLinks(sampling.ParentBased(sampling.ALWAYS_OFF))
+    monkeypatch.setattr(
+        trace, "_TRACER_PROVIDER", TracerProvider(sampler=sampler, shutdown_on_exit=False)
+    )
+    harness = worker()
+    job = Job({"do": [["sleep", 0.05]]}, id="j")
+    await harness.queue.enqueue_checked([harness.queue.check(job)])  # as a line: without a context
+    await harness.wait_for_end("j")
+    assert "not sampled" in tracing.described((await harness.queue.get_job("j")).trace)
 
 
 async def test_a_debate_has_as_many_spans_as_the_documentation_says(

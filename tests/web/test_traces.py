@@ -107,7 +107,7 @@ async def test_only_faults_of_the_server_are_errors(
 ):
     """The type of what went wrong, never its text; a request that is refused is no error of the server."""
 
-    async def fail(*_):
+    async def fail(*_, **__):
         raise error
 
     if error is not None:
@@ -124,6 +124,23 @@ async def test_a_method_that_a_route_does_not_have_is_no_span(api, spans):
     """It changes nothing."""
     assert (await api.delete("/jobs")).status_code == 405
     assert spans.get_finished_spans() == ()
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+async def test_one_job_without_a_trace_of_its_caller_is_in_that_of_its_request(
+    api, harness, spans, method
+):
+    """The request, the enqueue and the attempt are one tree."""
+    path, body = ("/jobs", {"id": "job"}) if method == "POST" else ("/jobs/job", {})
+    answer = await api.request(method, path, json={**body, "payload": {}})
+    assert answer.status_code == 201
+    [producer] = [each for each in spans.get_finished_spans() if each.kind.name == "PRODUCER"]
+    [server] = [each for each in spans.get_finished_spans() if each.kind.name == "SERVER"]
+    assert producer.parent.span_id == server.context.span_id
+    carried = (await harness.queue.get_job("job")).trace
+    assert (
+        tracing.headers(carried)["traceparent"].split("-")[2] == f"{producer.context.span_id:016x}"
+    )
 
 
 async def test_lines_without_a_trace_of_their_caller_begin_their_own(api, harness, spans):

@@ -92,9 +92,11 @@ def _start() -> Sending | None:
             reason = _explain(error)
         if reason is not None:
             warn(f"no {what} are sent", {"reason": reason})
+    if SENT["traces"] in sent:
+        if reason := variables.content_fault():
+            warn("spans have no content", {"reason": reason})
+        sent |= variables.of_traces()
     if sent and _has_log():
-        if SENT["traces"] in sent and variables.is_content_on():
-            sent["content"] = "prompts and replies"
         logger.info("OpenTelemetry is on", extra=sent)
     return sending
 

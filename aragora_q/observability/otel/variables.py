@@ -55,17 +55,18 @@ _OF_OTHERS: Mapping[Signal, str] = {
 }
 """Names of variables that a signal does not need."""
 
-_POSITIVE = r"\s*(?=.*[1-9])\d{0,9}\.?\d{0,9}\s*"
+_COUNT = r"\s*0*[1-9][0-9]{0,8}\s*"
+_POSITIVE = r"\s*(?=.*[1-9])\d{0,9}(\.\d{0,9})?\s*"
 _PAIR = r"\s*[^=,\s][^=,]*=[^,]*"
 _RULES = (
     (
         "OTEL_BSP_.*",
-        r"\s*0*[1-9][0-9]{0,8}\s*",
+        _COUNT,
         "write a whole number above 0, of at most 9 digits",
     ),
     ("OTEL_.*_LIMIT", r"\s*[0-9]{1,9}\s*", "write a whole number of at most 9 digits"),
     (f"{_OTLP}TIMEOUT", _POSITIVE, "write a number of seconds above 0"),
-    ("OTEL_METRIC_EXPORT_INTERVAL", _POSITIVE, "write a number of milliseconds above 0"),
+    ("OTEL_METRIC_EXPORT_INTERVAL", _COUNT, "write a whole number of milliseconds above 0"),
     (f"{_OTLP}COMPRESSION", r"\s*(none|gzip|deflate)\s*", "write none, gzip or deflate"),
     (
         "OTEL_TRACES_SAMPLER",
@@ -150,6 +151,24 @@ def expects_grpc(signal: Signal) -> bool:
 def is_content_on() -> bool:
     """Return True if spans have prompts and replies."""
     return variable(CAPTURE).strip().lower() in CAPTURE_ON
+
+
+def content_fault() -> str | None:
+    """Return what is wrong with the variable of content, and what to do about it."""
+    value = variable(CAPTURE)
+    if is_content_on() or value.strip().lower() in CAPTURE_OFF:
+        return None
+    return f"{CAPTURE} is {value!r:.100}: write {' or '.join(CAPTURE_ON)}, or false"
+
+
+def of_traces() -> dict[str, str]:
+    """Return what else the variables say of spans that are sent: the sampler, and that they have content."""
+    found = {}
+    if sampler := variable("OTEL_TRACES_SAMPLER"):
+        found["sampler"] = " ".join((sampler, variable("OTEL_TRACES_SAMPLER_ARG"))).strip()
+    if is_content_on():
+        found["content"] = "prompts and replies"
+    return found
 
 
 def queue_size() -> int:

@@ -297,7 +297,7 @@ async def _enqueue(access: Access, checked: Checked) -> bool:
         NotDurable: it is in the queue, and not confirmed.
     """
     access.log_action("enqueue", [checked.job.id])
-    [outcome] = await access.queue.enqueue_checked([checked.item])
+    [outcome] = await access.queue.enqueue_checked([checked.item], is_whole=True)
     if isinstance(outcome, InvalidPayload):
         raise outcome
     if not outcome.durable:

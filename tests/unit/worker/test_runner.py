@@ -33,6 +33,9 @@ class _Session:
         self.reports += [(report.job.id, report.outcome) for report in reports]
         return ["released" if report.outcome == Released() else "completed" for report in reports]
 
+    async def note_trace(self, job, trace):
+        """As if it were noted."""
+
 
 class _Parts:
     """A runner with the parts that it uses, without a queue; `reporter.run` is started by the test."""
@@ -164,8 +167,10 @@ async def test_job_started_again_while_its_lost_attempt_still_runs(new_parts):
     assert parts.count("lost") == 1
 
 
-async def test_job_of_an_attempt_that_does_not_stop_is_released(new_parts, monkeypatch, caplog):
-    """It is reported as released once, and logged; a result that comes later is dropped."""
+async def test_job_of_an_attempt_that_does_not_stop_is_released(
+    new_parts, monkeypatch, caplog, spans
+):
+    """It is reported as released once, and logged; a result that comes later is dropped. Its span ends."""
     monkeypatch.setattr(runner_module, "CANCEL_TIMEOUT_SECONDS", 0.05)
     slow = _Slow()
     parts = new_parts(slow)
@@ -178,6 +183,9 @@ async def test_job_of_an_attempt_that_does_not_stop_is_released(new_parts, monke
     assert parts.runner.stuck_jobs == ["a"]
     [line] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert (line.msg.event, line.job) == ("attempt does not stop, its job is released", "a")
+    [span] = spans.get_finished_spans()
+    assert span.attributes["aragora_q.outcome"] == "released"
+    assert span.attributes["error.type"] == "does_not_stop"
     slow.finish.set()
     await wait_until(lambda: parts.runner.stuck_jobs == [])
     assert (slow.cancellations, parts.count("released"), parts.count("completed")) == (1, 1, 0)
