@@ -334,6 +334,11 @@ RUNBOOKS = {
         rm /etc/aragora-q/conf.d/wrong.toml""",
         f"aragora-q wait unattended --timeout 60 --quiet; {BOTH_UP}",
     ),
+    "objective-invalid": (
+        """systemctl restart prometheus
+        until promtool query instant http://127.0.0.1:9090 up; do sleep 1; done""",
+        "systemctl is-active prometheus",
+    ),
     "provider-closed": ("", ""),
     "purge-not-running": (
         "systemctl disable --now aragora-q-purge.timer",
