@@ -209,8 +209,8 @@ class RedisStreamsQueue(WorkQueue):
         """As `enqueue_many`, of what `check` returned, so that nothing is encoded twice.
 
         Without `is_whole`, they may be some of many jobs, as lines of a file: none carries a trace unless the
-        caller has one. The error of a job that was refused, as one
-        of a sealed group, is returned in its place; so it is in the `results` of an error that ends the call.
+        caller has one. The error of a job that was refused, as one of a sealed group, is returned in its
+        place; so it is in the `results` of an error that ends the call.
         """
         try:
             # A span here is of this program's own making, as that of a request: the caller's is in `received`.
