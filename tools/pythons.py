@@ -21,7 +21,9 @@ SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
 PACKAGES = "pytest pytest-asyncio pytest-timeout hypothesis griffelib markdown-it-py psutil PyYAML"
 """What the tests below import; requirements/dev.txt has the versions."""
 
-PIP = "-m pip install --quiet --disable-pip-version-check -c requirements/dev.txt -e .[embedded,otel]"
+PIP = (
+    "-m pip install --quiet --disable-pip-version-check -c requirements/dev.txt -e .[embedded,otel]"
+)
 PYTEST = "-m pytest -q -p no:cacheprovider -m 'not slow'"
 RUNS = (
     "--backend any tests/unit tests/queue",

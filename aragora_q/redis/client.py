@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 from weakref import WeakSet
 
@@ -181,8 +182,10 @@ class PrimaryClient:
             return
         if self._loop.is_closed():
             self._move_to(asyncio.get_running_loop())
-        for pool in list(self._open_pools):
-            await pool.abort()
+        # An exit stack closes every pool, even if this call is cancelled meanwhile.
+        async with AsyncExitStack() as closing:
+            for pool in self._open_pools:
+                closing.push_async_callback(pool.abort)
         tasks = [task for task in (self._search, self._verification) if task is not None]
         for task in tasks:
             task.cancel()

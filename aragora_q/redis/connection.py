@@ -19,7 +19,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -298,11 +298,13 @@ class Connection:
 
         Calls under way and later ones raise QueueClosed.
         """
-        await self._client.close()
-        await self._blocking.close()
-        embedded, self._embedded = self._embedded, None
-        if embedded is not None:
-            embedded.release()
+        # An exit stack closes both clients, even if this call is cancelled meanwhile.
+        async with AsyncExitStack() as closing:
+            if self._embedded is not None:
+                closing.callback(self._embedded.release)
+                self._embedded = None
+            closing.push_async_callback(self._blocking.close)
+            closing.push_async_callback(self._client.close)
 
     def _head(self, script: Script, key_count: int, keys: Mapping[str, str] | None) -> Head:
         """Return the packed beginning of a call, kept while the script's number of keys stays the same.

@@ -232,7 +232,12 @@ class ConnectionPool:
         """Close idle connections; a call under way closes its connection when it ends."""
         self._is_closed = True
         idle, self._idle = self._idle, []
-        await asyncio.gather(*map(self._close, idle))
+        try:
+            await asyncio.gather(*map(self._close, idle))
+        finally:
+            # A call that is cancelled may not have begun the farewells.
+            for wire in idle:
+                self._drop(wire)
 
     async def abort(self) -> None:
         """Close all connections; calls under way, and those that wait for a connection, raise QueueClosed."""

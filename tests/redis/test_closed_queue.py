@@ -10,6 +10,7 @@ from support.wait import wait_until
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
 from aragora_q.errors import QueueClosed
+from aragora_q.redis.connection import Connection
 from aragora_q.redis.discovery import FailoverInProgress
 from aragora_q.streams.queue import RedisStreamsQueue
 from aragora_q.worker.debate_worker import DebateWorker
@@ -147,3 +148,24 @@ async def test_a_job_that_closes_its_queue(queue, redis_client):
     assert closing == ["a"]
     assert redis_client.hget("aragora:queue:debates:job:a", "status") == "pending"
     await queue.close()
+
+
+@pytest.mark.parametrize("turns", range(1, 6))
+async def test_a_close_that_is_cancelled_leaves_no_connection(harness, turns):
+    """Whenever it is cancelled: a worker that stops cancels what it does, also the end of something else."""
+    connection = Connection(harness.config)
+    await connection.execute("TIME")
+    await connection.pop_blocking("nothing", 0.01)
+    wires = [
+        wire
+        for client in (connection._client, connection._blocking)
+        for pool in client._open_pools
+        for wire in pool._due
+    ]
+    assert len(wires) == 2
+    closing = asyncio.create_task(connection.close())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.gather(closing, return_exceptions=True)
+    assert all(wire._transport.is_closing() for wire in wires)
