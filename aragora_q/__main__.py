@@ -18,15 +18,15 @@ One that stays calls `process.stay`."""
 
 
 class _RedisWithoutMetrics:
-    """Keeps redis-py from importing OpenTelemetry's SDK while it is imported itself.
+    """Keeps redis-py from importing OpenTelemetry while it is imported itself.
 
-    It would, wherever the SDK is installed, for the type in one annotation, and every command would pay for it
-    in time and memory. Its metrics work without, and all other modules find the SDK.
+    It would, wherever OpenTelemetry is installed, and every command would pay for it in time and memory. Only
+    redis-py's metrics need it, which are off. All other modules find OpenTelemetry.
     """
 
     @staticmethod
     def find_spec(name: str, _path: object = None, _target: object = None) -> None:
-        if name.startswith("opentelemetry.sdk"):
+        if name.partition(".")[0] == "opentelemetry":
             redis = sys.modules.get("redis")
             if redis is not None and not hasattr(redis, "__all__"):  # it is being imported
                 raise ModuleNotFoundError(name)

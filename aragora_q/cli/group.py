@@ -19,6 +19,7 @@ from aragora_q.cli.options import (
     Quiet,
     Reason,
     Yes,
+    traced,
     with_config,
     with_queue,
 )
@@ -132,6 +133,7 @@ async def _require_group(queue: RedisStreamsQueue, name: str) -> Group:
     "  3 no such group   65 invalid job, unknown webhook, or sealed before with\n  others\n"
     f"  {CODES}",
 )
+@traced
 @with_config
 def seal(
     load: LoadConfig,

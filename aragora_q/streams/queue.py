@@ -21,7 +21,7 @@ from collections.abc import (
     Sequence,
     Sized,
 )
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -278,7 +278,7 @@ class RedisStreamsQueue(WorkQueue):
         begins its own trace when it starts, so that a sampler does not take all or none of them.
         """
         config, connection, durable = self.config, self.connection, True
-        with tracing.span(f"enqueue {config.queue}", "producer", self._span_attributes) as span:
+        with self._span() as span:
             if span.is_sampled:
                 span.set(_message_attributes(items))
             trace = tracing.current() if in_trace else ""
@@ -297,6 +297,10 @@ class RedisStreamsQueue(WorkQueue):
             if span.is_sampled:
                 _note_results(span, statuses)
         return statuses, durable
+
+    def _span(self) -> AbstractContextManager[tracing.Span]:
+        """Return the span of an enqueue."""
+        return tracing.span(f"enqueue {self.config.queue}", "producer", self._span_attributes)
 
     def check(self, job: Job, *, hold: str = "", agents: str = "", tick: str = "") -> EnqueueItem:
         """Return `job` as `enqueue` would send it now; nothing is sent.
@@ -514,30 +518,28 @@ class RedisStreamsQueue(WorkQueue):
         """
         self._check_notify(f"group {group}", notify)
         stored = EnqueueFields("", b"", "0 0 0", "", b"")
+        span_of_then: AbstractContextManager[tracing.Span] = nullcontext(tracing.NO_SPAN)
         if then is not None:
-            if then.group is not None:
-                raise InvalidPayload(
-                    f"job {then.id}: the job that follows a group cannot be in a group"
-                )
-            _, stored = self.check(then)
-            if forked_from(then.payload):
-                raise InvalidPayload(
-                    f"job {then.id}: the job that follows a group cannot take over calls (forked_from)"
-                )
+            stored, span_of_then = self._check_follower(then), self._span()
         priority, delay_ms, max_attempts = stored.terms.split()
-        result = await self.connection.run(
-            "seal",
-            group=group,
-            retention_ms=self.config.retention_ms,
-            notify=" ".join(sorted(notify)),
-            then_id=stored.id,
-            then_payload=stored.payload,
-            then_priority=priority,
-            then_delay_ms=delay_ms,
-            then_max_attempts=max_attempts,
-            then_labels=stored.labels,
-            **actor(by, reason),
-        )
+        with span_of_then as span:
+            span.set({"messaging.message.id": stored.id})
+            result = await self.connection.run(
+                "seal",
+                group=group,
+                retention_ms=self.config.retention_ms,
+                notify=" ".join(sorted(notify)),
+                then_id=stored.id,
+                then_payload=stored.payload,
+                then_priority=priority,
+                then_delay_ms=delay_ms,
+                then_max_attempts=max_attempts,
+                then_labels=stored.labels,
+                then_trace=tracing.current(),
+                **actor(by, reason),
+            )
+            if result not in (b"sealed", b"was-sealed"):
+                span.fail(result.decode())
         if result == b"unknown":
             raise GroupNotFound(group, self.config.queue)
         if result == b"other-then":
@@ -552,6 +554,17 @@ class RedisStreamsQueue(WorkQueue):
         if result == b"refused":
             raise _refusal(stored, b"refused")
         return bool(result == b"sealed")
+
+    def _check_follower(self, job: Job) -> EnqueueFields:
+        """Return the job that is to follow a group as `check` does. Raises InvalidPayload."""
+        if job.group is not None:
+            raise InvalidPayload(f"job {job.id}: the job that follows a group cannot be in a group")
+        _, fields = self.check(job)
+        if forked_from(job.payload):
+            raise InvalidPayload(
+                f"job {job.id}: the job that follows a group cannot take over calls (forked_from)"
+            )
+        return fields
 
     async def purge_many(
         self, job_ids: Sequence[str], *, by: str = "", reason: str = ""

@@ -45,6 +45,16 @@ async def test_jobs_carry_the_context_of_the_shell(cli_command, harness, tmp_pat
         assert await _traces(harness, job_id) == [f"{PARENT} vendor=1"], command
 
 
+async def test_the_job_that_follows_a_group_carries_the_context_of_the_shell(cli_command, harness):
+    """It is enqueued when the group ends, by whatever ends it."""
+    await harness.enqueue("a", group="g")
+    shell = {"TRACEPARENT": PARENT, "ARAGORA_QUEUE_NAME": harness.config.queue}
+    done = cli_command("group", "seal", "g", "--then", "-", stdin='{"payload": {}}', env=shell)
+    assert done.code == 0, done.err
+    await harness.queue.cancel("a")
+    assert await _traces(harness, "g.then") == [PARENT]
+
+
 async def test_the_debates_of_an_evaluation_carry_the_context_of_the_shell(
     cli_command, harness, tmp_path
 ):

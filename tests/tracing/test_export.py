@@ -47,6 +47,18 @@ with otel.exporting(), tracing.span("work"):
 """
 
 
+UNREADABLE = BOTH.replace(
+    'Gauge("size", "Size.", registry=registry)',
+    """
+import time
+class Collector:
+    def collect(self):
+        FAILURE
+registry.register(Collector())
+""",
+)
+
+
 def run(program, *args, **variables):
     """Run a program that sends; return what it wrote to stderr. It never fails."""
     done = subprocess.run(
@@ -126,6 +138,9 @@ class TestConfiguration:
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "gzip"),
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere", "no such file"),
             ("OTEL_TRACES_SAMPLER", "always_on ", "always_on"),
+            ("OTEL_PYTHON_CONTEXT", "gevent", "unset it"),
+            ("OTEL_PYTHON_TRACER_PROVIDER", "other", "unset it"),
+            ("OTEL_PYTHON_METER_PROVIDER", "other", "unset it"),
         ],
     )
     def test_a_wrong_value_is_named(self, name, value, advice, monkeypatch):
@@ -420,6 +435,15 @@ class TestMetrics:
         [histogram] = [each for each in last if each.name == "aragora_q_attempt_duration_seconds"]
         [exemplar] = histogram.histogram.data_points[0].exemplars
         assert (exemplar.as_double, exemplar.trace_id[-1], exemplar.span_id[-1]) == (2, 7, 8)
+
+    @pytest.mark.parametrize("failure", ["raise TimeoutError", "time.sleep(60)"])
+    def test_metrics_that_cannot_be_read_are_not_the_fault_of_the_receiver(self, receiver, failure):
+        """As while Redis hangs. The one warning says so."""
+        program = UNREADABLE.replace("FAILURE", failure)
+        [warning] = run(program, **sending(receiver, OTEL_METRICS_EXPORTER="otlp")).splitlines()
+        assert warning.startswith("warning: metrics not sent count=1 ")
+        assert warning.endswith('reason="they could not be read"')
+        assert len(receiver.spans) == 1
 
     @pytest.mark.slow
     @pytest.mark.parametrize("command", ["exporter", "web"])

@@ -7,7 +7,7 @@ from support.schedules import now_ms
 from aragora_q import tracing
 from aragora_q.base import Job
 from aragora_q.contracts import Tick
-from aragora_q.errors import QueueFull
+from aragora_q.errors import GroupSealed, QueueFull
 from aragora_q.redis.scripts import BATCH_LIMIT
 
 SENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -99,6 +99,29 @@ async def test_the_job_of_a_schedule_carries_a_context(harness, spans):
     assert (await harness.queue.get_job("tick")).trace == context_of(sent)
     assert past.attributes["aragora_q.jobs_refused"] == 0
     assert "error.type" not in past.attributes
+
+
+async def test_the_job_that_follows_a_group_carries_the_context_of_who_sealed_it(harness, spans):
+    """Its trace is not that of the attempt that ends the group. To seal again, elsewhere, changes nothing."""
+    await harness.enqueue("a", group="g")
+    then = Job({}, id="then")
+    assert await harness.queue.seal_group("g", then)
+    _, sealing = spans.get_finished_spans()
+    assert (sealing.name, sealing.kind) == ("enqueue debates", SpanKind.PRODUCER)
+    assert sealing.attributes["messaging.message.id"] == "then"
+    assert not await harness.queue.seal_group("g", then)
+    await harness.queue.cancel("a")
+    assert (await harness.queue.get_job("then")).trace == context_of(sealing)
+
+
+async def test_a_group_that_cannot_be_sealed_is_a_failed_span(harness, spans):
+    """It is named as the script names it; sealing without a job enqueues nothing, and is no span."""
+    await harness.enqueue("a", group="g")
+    await harness.queue.seal_group("g")
+    with pytest.raises(GroupSealed):
+        await harness.queue.seal_group("g", Job({}))
+    _, refused = spans.get_finished_spans()
+    assert refused.attributes["error.type"] == "other-then"
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ class MetricSender:
             exporter._preferred_aggregation,  # noqa: SLF001
         )
         self._stopping = threading.Event()
+        self._is_reading = False
         self._thread = threading.Thread(target=self._run, name=f"{THREADS}Metrics", daemon=True)
 
     def start(self) -> None:
@@ -88,15 +89,20 @@ class MetricSender:
 
     def _send(self) -> None:
         try:
+            self._is_reading = True
             data = self._collect()
+            self._is_reading = False
             is_lost = bool(data) and self._exporter.export(MetricsData(data)) is not _SUCCESS
         except Exception:
-            logging.getLogger("opentelemetry.metrics").exception(
-                "metrics not sent"
-            )  # for the reason
+            # The log keeps the reason.
+            logging.getLogger("opentelemetry.metrics").exception("metrics not sent")
             is_lost = True
         if is_lost:
-            self._losses.add(1)
+            self._losses.add(1, self._reason())
+
+    def _reason(self) -> str:
+        """Return why metrics are lost if it is not their receiver's fault."""
+        return "they could not be read" if self._is_reading else ""
 
     def _collect(self) -> list[ResourceMetrics]:
         """Return all as one: of several with the same resource, exporters send only the last."""
@@ -124,7 +130,7 @@ class MetricSender:
 
     def abandon(self) -> None:
         """Count what is still being sent as lost; the thread that sends makes no further attempt."""
-        self._losses.finish(self._thread.is_alive())
+        self._losses.finish(self._thread.is_alive(), self._reason())
         self._exporter.shutdown()
 
 

@@ -230,24 +230,25 @@ class Losses:
         self._count = self._warned = 0
         self._warn_at = float("-inf")
 
-    def add(self, count: int) -> None:
+    def add(self, count: int, reason: str = "") -> None:
+        """Count more. The default reason is the last one that OpenTelemetry logged."""
         with self._lock:
             self._count += count
             if time.monotonic() >= self._warn_at:
-                self._warn()
+                self._warn(reason)
 
-    def finish(self, count: int) -> None:
+    def finish(self, count: int, reason: str = "") -> None:
         """As `add`, for the last time: later calls have no effect."""
         with self._lock:
             self._count += count
-            self._warn()
+            self._warn(reason)
             self._warn_at = float("inf")
 
-    def _warn(self) -> None:
+    def _warn(self, reason: str) -> None:
         if self._count > self._warned:
             self._warned = self._count
             self._warn_at = time.monotonic() + WARN_SECONDS
-            reason = self._log.reason(self._signal)
+            reason = reason or self._log.reason(self._signal)
             fields = {"count": self._count, "to": self._to, "reason": reason}
             warn(f"{SENT[self._signal]} not sent", fields)
 

@@ -74,6 +74,11 @@ _RULES = (
         "write always_on, always_off or parentbased_traceidratio, for example",
     ),
     ("OTEL_TRACES_SAMPLER_ARG", r"\s*(0*(\.\d*)?|0*1(\.0*)?)\s*", "write a number from 0 to 1"),
+    (
+        "OTEL_METRICS_EXEMPLAR_FILTER",
+        r"\s*(always_on|always_off|trace_based)\s*",
+        "write always_on, always_off or trace_based",
+    ),
 )
 """Names of variables, their valid values, and advice about any other value."""
 
@@ -85,6 +90,10 @@ _SECRET_RULES = (
     ),
 )
 """The same, of variables whose values may be secret."""
+
+
+_PARTS = ("context", "tracer_provider", "meter_provider")
+"""Parts of OpenTelemetry that a variable replaces by those of a package; each is a group of entry points."""
 
 
 def variable(name: str) -> str:
@@ -193,6 +202,7 @@ def fault(signal: Signal) -> str | None:
 
 def _faults(signal: Signal) -> Iterator[str]:
     yield from _faults_of_exporters(signal)
+    yield from _faults_of_parts()
     of_signal = {
         name: value
         for name, value in os.environ.items()
@@ -214,6 +224,13 @@ def _faults(signal: Signal) -> Iterator[str]:
             f"OTEL_BSP_MAX_EXPORT_BATCH_SIZE ({batch_size}) is above OTEL_BSP_MAX_QUEUE_SIZE "
             f"({queue_size()}): set both"
         )
+
+
+def _faults_of_parts() -> Iterator[str]:
+    for part in _PARTS:
+        name = f"OTEL_PYTHON_{part.upper()}"
+        if (value := variable(name)) and not _installed(part).select(name=value):
+            yield f"{name} is {value!r:.100}, which no installed package provides: unset it"
 
 
 def _is_url(text: str) -> bool:

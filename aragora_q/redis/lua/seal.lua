@@ -3,11 +3,12 @@
 -- which the script that ends the group enqueues, and the webhooks, `notify`, to which it reports that.
 -- include: groups
 -- keys: stream_high stream_normal stream_low delayed completed failed cancelled counters events bell labels groups changes
--- args: group retention_ms then_id then_payload then_priority then_delay_ms then_max_attempts then_labels notify by reason
+-- args: group retention_ms then_id then_payload then_priority then_delay_ms then_max_attempts then_labels then_trace notify by reason
 -- returns: sealed | was-sealed (with the same `then` and `notify`) | other-then (it is sealed with another `then`, or
 -- without) | other-notify | taken (a job has the id of `then`) | refused (too large) | unknown
 --
--- An empty `then_id` means no job; `notify` are names separated by spaces, or empty. A group that has no live job ends at once.
+-- An empty `then_id` means no job; `then_trace` is the trace context of who sends it, or empty; `notify` are names
+-- separated by spaces, or empty. A group that has no live job ends at once.
 
 local key = group_key(group)
 local state = read(key, 'created_at', 'sealed_at', 'then_digest', 'notify')
@@ -27,6 +28,7 @@ if digest ~= '' then
   redis.call('SET', key .. ':then', then_payload)
   redis.call('HSET', key, 'then', 'waiting', 'then_id', then_id, 'then_priority', then_priority, 'then_delay_ms',
     then_delay_ms, 'then_max_attempts', then_max_attempts, 'then_labels', then_labels, 'then_digest', digest)
+  if then_trace ~= '' then redis.call('HSET', key, 'then_trace', then_trace) end
 end
 if notify ~= '' then redis.call('HSET', key, 'notify', notify) end
 redis.call('HSET', key, 'sealed_at', now_text)

@@ -165,7 +165,8 @@ local function create_groups()
 
   -- The job that was stored when the group was sealed; nil if another program deleted or changed it.
   local function read_then(key)
-    local job = read(key, 'then_id', 'then_priority', 'then_delay_ms', 'then_max_attempts', 'then_labels')
+    local job = read(key, 'then_id', 'then_priority', 'then_delay_ms', 'then_max_attempts', 'then_labels',
+      'then_trace')
     local payload = redis.pcall('GET', key .. ':then')
     if type(payload) ~= 'string' or not (job.then_id and job.then_labels and parse_int(job.then_priority)
       and parse_int(job.then_delay_ms) and parse_int(job.then_max_attempts)) then return nil end
@@ -190,6 +191,7 @@ local function create_groups()
     local is_labeled = job.then_labels ~= '' and pcall(label, {id, job.then_labels})
     create_job(queue_prefix .. 'job:' .. id, id, job.payload, job.then_priority, job.then_delay_ms,
       job.then_max_attempts)
+    if job.then_trace then redis.call('HSET', queue_prefix .. 'job:' .. id, 'trace', job.then_trace) end
     if is_labeled then moved(id, nil, 'pending', job.then_labels) end
     redis.call('HSET', key, 'then', 'enqueued', 'then_id', id)
     redis.call('DEL', key .. ':then')  -- last: if the job cannot be created, it waits, and `doctor` finds it
