@@ -176,17 +176,19 @@ class PrimaryClient:
         return pool
 
     async def close(self) -> None:
-        """Close all connections. Calls under way and later ones raise QueueClosed."""
-        self._is_closed = True
-        if self._loop is None:
-            return
-        if self._loop.is_closed():
+        """Close all connections. Calls under way and later ones raise QueueClosed.
+
+        Raises:
+            RuntimeError: the connections belong to another event loop, which is still open. Nothing is closed.
+        """
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
             self._move_to(asyncio.get_running_loop())
+        self._is_closed = True
+        tasks = [task for task in (self._search, self._verification) if task is not None]
+        for task in tasks:
+            task.cancel()
         # An exit stack closes every pool, even if this call is cancelled meanwhile.
         async with AsyncExitStack() as closing:
             for pool in self._open_pools:
                 closing.push_async_callback(pool.abort)
-        tasks = [task for task in (self._search, self._verification) if task is not None]
-        for task in tasks:
-            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -106,8 +106,10 @@ class Wire(asyncio.Protocol):
     async def close(self) -> None:
         """Close it, with a farewell if it is encrypted."""
         self._transport.close()
-        await asyncio.wait([self._is_lost], timeout=CLOSE_SECONDS)
-        self._transport.abort()
+        try:
+            await asyncio.wait([self._is_lost], timeout=CLOSE_SECONDS)
+        finally:
+            self._transport.abort()
 
     def abandon(self) -> None:
         """Close the socket after the event loop was closed."""

@@ -148,6 +148,7 @@ class RedisStreamsQueue(WorkQueue):
         self.consumer_name = consumer_name or default_worker_id()
         self.connection = connection or Connection(self.config)
         self.before_close = set()
+        self._closing: asyncio.Task[None] | None = None
         self.tracker = JobStatusTracker(self.connection)
         """Reads jobs, statuses and history."""
         self._durability_is_checked = False
@@ -917,8 +918,17 @@ class RedisStreamsQueue(WorkQueue):
             return ["-"] * len(days)
 
     async def close(self) -> None:
-        await asyncio.gather(*(stop() for stop in self.before_close))
-        await self.connection.close()
+        closing = self._closing
+        loop = asyncio.get_running_loop()
+        if closing is None or closing.done() or closing.get_loop() is not loop:
+            closing = self._closing = loop.create_task(self._close(), name="close queue")
+        await asyncio.shield(closing)
+
+    async def _close(self) -> None:
+        try:
+            await asyncio.gather(*(stop() for stop in self.before_close))
+        finally:
+            await self.connection.close()
 
 
 async def create_redis_queue(

@@ -24,6 +24,9 @@ from aragora_q.errors import AragoraQError
 from aragora_q.tracing import NO_SPAN, Span
 from aragora_q.worker.attempt import Attempt
 
+NOTE_SECONDS = 1.0
+"""How long a worker that stops waits for the queue to take the contexts of its last attempts."""
+
 
 class AttemptSpans:
     """Makes the spans of the attempts on one queue, and tells the queue their contexts."""
@@ -49,9 +52,8 @@ class AttemptSpans:
         if span is NO_SPAN:
             return
         span.set(_attributes(job))
-        if (
-            span.is_sampled or not job.trace
-        ):  # else a sampler would decide again about the next attempt
+        # Without a trace, a sampler would decide again about the next attempt.
+        if span.is_sampled or not job.trace:
             note = asyncio.create_task(self._note(job, span.context), name="note trace")
             self._notes.add(note)
             note.add_done_callback(self._notes.discard)
@@ -68,16 +70,18 @@ class AttemptSpans:
         if isinstance(outcome, Retry | Failed):
             span.fail(attempt.error_type)
 
-    def abandon(self, span: Span) -> None:
-        """End the span of an attempt that does not stop: its job is released, or belongs to another worker."""
-        span.set({"aragora_q.outcome": "released"})
+    def abandon(self, attempt: Attempt, span: Span) -> None:
+        """End the span of an attempt that does not stop: its job is released, or it has lost it."""
+        span.set({"aragora_q.outcome": attempt.cancel_reason or "released"})
         span.fail("does_not_stop")
         span.end()
 
-    def stop(self) -> None:
-        """Cancel the notes that are not sent yet."""
-        for note in self._notes:
-            note.cancel()
+    async def finish(self) -> None:
+        """Wait up to NOTE_SECONDS for the notes; cancel those that are not taken by then."""
+        if self._notes:
+            _, late = await asyncio.wait(self._notes, timeout=NOTE_SECONDS)
+            for note in late:
+                note.cancel()
 
 
 def _attributes(job: Job) -> dict[str, str | int | float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any, TypedDict
 
 from aragora_q._version import __version__
@@ -443,11 +443,13 @@ class DebateWorker:
         else:
             await self._deliver_last_messages()
         finally:
-            await self._deliverer.close()
-            self._reporter.give_up()
-            await self.keeper.stop()
-            if self._gates is not None:
-                await self._gates.close()
+            # Last in, first out; each is called, even if one raises or this is cancelled.
+            async with AsyncExitStack() as closing:
+                if self._gates is not None:
+                    closing.push_async_callback(self._gates.close)
+                closing.push_async_callback(self.keeper.stop)
+                closing.callback(self._reporter.give_up)
+                closing.push_async_callback(self._deliverer.close)
         stats = self.get_stats()
         logger.info(
             "worker stopped",

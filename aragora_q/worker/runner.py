@@ -262,9 +262,9 @@ class JobRunner:
             running.attempt.cancel("released")
         await self._wait_until_idle(CANCEL_TIMEOUT_SECONDS)
         for running in list(self._executing):
-            self._spans.abandon(running.span)
+            self._spans.abandon(running.attempt, running.span)
             self._release(running)
-        self._spans.stop()
+        await self._spans.finish()
 
     async def _wait_until_idle(
         self, timeout_seconds: float, abort: asyncio.Task[Any] | None = None
@@ -286,7 +286,7 @@ class JobRunner:
         running.attempt.cancel("lost")
         logger.error(
             "attempt does not stop, its job is released",
-            extra={"job": job.id, "attempt": job.attempts},
+            extra={"job": job.id, "attempt": job.attempts, **running.span.ids},
         )
         seconds, released = time.monotonic() - running.started_at, Released()
 

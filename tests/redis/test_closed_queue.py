@@ -152,7 +152,7 @@ async def test_a_job_that_closes_its_queue(queue, redis_client):
 
 @pytest.mark.parametrize("turns", range(1, 6))
 async def test_a_close_that_is_cancelled_leaves_no_connection(harness, turns):
-    """Whenever it is cancelled: a worker that stops cancels what it does, also the end of something else."""
+    """Nor a search for the primary, whenever it is cancelled: a worker that stops cancels what it does."""
     connection = Connection(harness.config)
     await connection.execute("TIME")
     await connection.pop_blocking("nothing", 0.01)
@@ -163,9 +163,38 @@ async def test_a_close_that_is_cancelled_leaves_no_connection(harness, turns):
         for wire in pool._due
     ]
     assert len(wires) == 2
+    search = connection._client._search = asyncio.create_task(asyncio.sleep(60))
     closing = asyncio.create_task(connection.close())
     for _ in range(turns):
         await asyncio.sleep(0)
     closing.cancel()
     await asyncio.gather(closing, return_exceptions=True)
     assert all(wire._transport.is_closing() for wire in wires)
+    assert search.cancelled() or search.cancelling()
+
+
+@pytest.mark.parametrize("seconds", [0, 0.001])
+async def test_a_close_that_is_cancelled_goes_on(new_harness, seconds):
+    """The workers release their jobs and stop; then the connection is closed."""
+    harness, executor = new_harness(), GatedExecutor()
+    queue = RedisStreamsQueue(harness.config)
+    worker = DebateWorker(queue, executor=executor)
+    running = asyncio.create_task(worker.start())
+    await harness.enqueue("a")
+    await wait_until(lambda: executor.entered)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await queue.close()
+    await running
+    await queue.close()
+    assert harness.fields("a")["status"] == "pending"
+    with pytest.raises(QueueClosed):
+        await queue.get_status("a")
+
+
+async def test_a_queue_is_closed_in_its_event_loop_only(harness):
+    """Elsewhere, while that loop is open, nothing is closed: the error says why."""
+    await harness.queue.get_status("a")
+    with pytest.raises(RuntimeError, match="another event loop"):
+        await asyncio.to_thread(asyncio.run, harness.queue.close())
+    assert await harness.queue.get_status("a") is None

@@ -187,6 +187,21 @@ async def test_a_trace_that_cannot_be_noted_costs_nothing(worker, spans, error):
     await wait_until(lambda: "note trace" not in {task.get_name() for task in asyncio.all_tasks()})
 
 
+@pytest.mark.parametrize("steps", [[], [["permanent"]]])
+async def test_the_trace_of_an_attempt_that_ends_at_once_is_noted(worker, spans, steps):
+    """Also if its note reaches Redis after its report, of a completion or a failure."""
+    harness = worker()
+    ids = [f"j{n}" for n in range(20)]
+    await harness.queue.enqueue_many(Job({"do": steps}, id=each) for each in ids)
+    for each in ids:
+        await harness.wait_for_end(each)
+    await harness.started.stop()
+    noted = {(await harness.queue.get_job(each)).trace for each in ids}
+    assert {tuple(trace.split("-")[1:3]) for trace in noted} == {
+        _ids(span.context) for span in _attempts(spans)
+    }
+
+
 async def test_without_a_provider_a_worker_notes_nothing(worker):
     """The context in which the job was enqueued stays with it."""
     harness = worker()

@@ -1,19 +1,20 @@
 #!lua
--- Store the trace contexts of attempts: running ones, and those that have just ended.
+-- Store the trace contexts of attempts: running ones, and those that have ended.
 -- repeatable
 -- keys:
 -- args: lease_owner
 -- each job: id fence trace
--- returns: per job: ok | lost (another attempt began, or the job has ended)
+-- returns: per job: ok | lost (another attempt began, or the job was deleted)
 
-local LIVE = {pending = true, processing = true, retrying = true, held = true}
-
+-- An attempt that ends at once may have been reported before: its job has no lease then, or only the worker's id.
+local worker_id = string.match(lease_owner, '^[^@]*')
 local results = {}
 for n = 1, items do
   local job, _, fence, trace = item(n)
-  local state = read(job, 'status', 'fence', 'lease_owner')
+  local state = read(job, 'fence', 'lease_owner')
+  local owner = state.lease_owner or worker_id
   results[n] = 'lost'
-  if state.fence == fence and state.lease_owner == lease_owner and LIVE[state.status] then
+  if state.fence == fence and (owner == lease_owner or owner == worker_id) then
     redis.call('HSET', job, 'trace', trace)
     results[n] = 'ok'
   end

@@ -184,6 +184,7 @@ async def test_job_of_an_attempt_that_does_not_stop_is_released(
     [line] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert (line.msg.event, line.job) == ("attempt does not stop, its job is released", "a")
     [span] = spans.get_finished_spans()
+    assert line.trace_id == f"{span.context.trace_id:032x}"
     assert span.attributes["aragora_q.outcome"] == "released"
     assert span.attributes["error.type"] == "does_not_stop"
     slow.finish.set()
@@ -192,6 +193,23 @@ async def test_job_of_an_attempt_that_does_not_stop_is_released(
     assert len(parts.session.reports) == 1
     assert len(parts.reporter) == 0
     assert parts.keeper._leases == {}
+
+
+async def test_the_span_of_a_cancelled_attempt_that_does_not_stop_is_cancelled(
+    new_parts, monkeypatch, spans
+):
+    """Its job is not released: an operator cancelled it."""
+    monkeypatch.setattr(runner_module, "CANCEL_TIMEOUT_SECONDS", 0.05)
+    slow = _Slow()
+    parts = new_parts(slow)
+    await parts.launch("a")
+    [running] = parts.runner._executing
+    parts.runner.cancel([LostLease("a", running.attempt.job.fence, "cancelled")])
+    await parts.runner.drain(0, asyncio.Event())
+    [span] = spans.get_finished_spans()
+    assert span.attributes["aragora_q.outcome"] == "cancelled"
+    slow.finish.set()
+    await wait_until(lambda: parts.runner.stuck_jobs == [])
 
 
 async def test_waits_for_reports_that_are_given_up_end(new_parts):
