@@ -91,9 +91,8 @@ class MetricSender:
             data = self._collect()
             is_lost = bool(data) and self._exporter.export(MetricsData(data)) is not _SUCCESS
         except Exception:
-            logging.getLogger("opentelemetry.metrics").exception(
-                "metrics not sent"
-            )  # for the reason
+            # The warning about losses takes the reason from this record.
+            logging.getLogger("opentelemetry.metrics").exception("metrics not sent")
             is_lost = True
         if is_lost:
             self._losses.add(1)
