@@ -18,10 +18,10 @@ One that stays calls `process.stay`."""
 
 
 class _RedisWithoutMetrics:
-    """Keeps redis-py from importing OpenTelemetry's SDK while it is imported itself.
+    """Hides OpenTelemetry's SDK from redis-py while redis-py is being imported.
 
-    It would, wherever the SDK is installed, for the type in one annotation, and every command would pay for it
-    in time and memory. Its metrics work without, and all other modules find the SDK.
+    redis-py imports the SDK, where it is installed, for the type in one annotation, and every command would
+    pay for that in time and memory. Its metrics work without that import. All other modules find the SDK.
     """
 
     @staticmethod
