@@ -152,7 +152,7 @@ async def test_a_job_that_closes_its_queue(queue, redis_client):
 
 @pytest.mark.parametrize("turns", range(1, 6))
 async def test_a_close_that_is_cancelled_leaves_no_connection(harness, turns):
-    """Whenever it is cancelled: a worker that stops cancels what it does, also the end of something else."""
+    """It may be cancelled at any step, as by a worker that stops while it closes something."""
     connection = Connection(harness.config)
     await connection.execute("TIME")
     await connection.pop_blocking("nothing", 0.01)

@@ -9,8 +9,8 @@ from aragora_q.config.settings import QueueConfig
 from aragora_q.maintenance import MaintenanceLoop, purge_pass, reap_pass
 
 
-async def test_a_pass_that_changed_something_is_a_span_of_its_own(harness, spans):
-    """With counts. One that changed nothing is none: there is one each second."""
+async def test_a_pass_that_changed_something_is_a_span_in_its_own_trace(harness, spans):
+    """It has counts. A pass that changed nothing, one each second, makes no span."""
     await harness.queue.enqueue(Job({}, id="due", delay_seconds=3600))
     loop = MaintenanceLoop(harness.queue, "w1", 60)
     with tracing.span("a deployment"):
@@ -29,7 +29,7 @@ async def test_a_pass_that_changed_something_is_a_span_of_its_own(harness, spans
 
 
 async def test_the_job_of_a_schedule_belongs_to_the_pass_that_enqueued_it(new_harness, spans):
-    """Not to the trace in which the process was started."""
+    """It does not belong to the trace in which the process was started."""
     harness = new_harness(**LONG_LEASE)
     at = minute_before(harness.redis)
     promise(harness, at)
@@ -47,7 +47,7 @@ async def test_the_job_of_a_schedule_belongs_to_the_pass_that_enqueued_it(new_ha
 
 
 async def test_a_purge_is_a_pass(harness, spans):
-    """With the number of deleted jobs, whoever runs it; a dry run changes nothing."""
+    """Its span has the number of deleted jobs, in a worker or in `purge`; a dry run makes no span."""
 
     async def end(*job_ids):
         for job_id in job_ids:
