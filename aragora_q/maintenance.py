@@ -94,14 +94,15 @@ async def reap_pass(
     with _span_of_changes(queue.config.queue) as changed:
         if not dry_run:
             report.promoted, _ = await promote_pass(queue, deadline=deadline)
+            changed["promoted"] = report.promoted
         report.reclaimed = await queue.reclaim(reclaimer, dry_run=dry_run, deadline=deadline)
-        if not dry_run and not _is_past(deadline):
-            report.unheld = await _unhold_all(queue, reclaimer, deadline)
-        if not dry_run and not _is_past(deadline):
-            report.consumers_deleted = await queue.remove_dead_workers()
         if not dry_run:
-            changed["promoted"], changed["reclaimed"] = report.promoted, len(report.reclaimed)
-            changed["unheld"], changed["workers_removed"] = report.unheld, report.consumers_deleted
+            changed["reclaimed"] = len(report.reclaimed)
+        if not dry_run and not _is_past(deadline):
+            changed["unheld"] = report.unheld = await _unhold_all(queue, reclaimer, deadline)
+        if not dry_run and not _is_past(deadline):
+            removed = await queue.remove_dead_workers()
+            changed["workers_removed"] = report.consumers_deleted = removed
     if not dry_run:
         await queue.sample()
         report.ticks, _ = await Scheduler(queue.schedules, queue.config).step()

@@ -1,11 +1,13 @@
 """Spans of maintenance passes, and of what schedules enqueue."""
 
+import pytest
 from support.schedules import daily, minute_before, promise
 from support.workers import LONG_LEASE
 
 from aragora_q import tracing
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
+from aragora_q.errors import RedisUnreachable
 from aragora_q.maintenance import MaintenanceLoop, purge_pass, reap_pass
 
 
@@ -26,6 +28,21 @@ async def test_a_pass_that_changed_something_is_a_span_in_its_own_trace(harness,
         "aragora_q.promoted": 1,
     }
     assert span.start_time <= span.end_time
+
+
+async def test_a_pass_that_fails_has_a_span_of_what_it_changed_before(harness, spans, monkeypatch):
+    """Redis may become unavailable between two steps of `reap`."""
+    await harness.enqueue("due", delay_seconds=3600)
+    harness.redis.zadd(harness.keys.delayed, {"due": 0})
+
+    async def fail(*_, **__):
+        raise RedisUnreachable("away")
+
+    monkeypatch.setattr(harness.queue, "reclaim", fail)
+    with pytest.raises(RedisUnreachable):
+        await reap_pass(harness.queue, "reaper")
+    [span] = [span for span in spans.get_finished_spans() if span.name == "maintain debates"]
+    assert span.attributes["aragora_q.promoted"] == 1
 
 
 async def test_the_job_of_a_schedule_belongs_to_the_pass_that_enqueued_it(new_harness, spans):
