@@ -18,10 +18,10 @@ One that stays calls `process.stay`."""
 
 
 class _RedisWithoutMetrics:
-    """Keeps redis-py from importing OpenTelemetry while it is imported itself.
+    """Hides OpenTelemetry from redis-py while redis-py is being imported.
 
-    It would, wherever OpenTelemetry is installed, and every command would pay for it in time and memory. Only
-    redis-py's metrics need it, which are off. All other modules find OpenTelemetry.
+    redis-py imports it, where it is installed, for metrics that are off, and every command would pay for that
+    in time and memory. All other modules find it.
     """
 
     @staticmethod

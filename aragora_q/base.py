@@ -195,10 +195,10 @@ class Job:
     progress: dict[str, Any] | None = None
     """What the executor last reported with `report_progress`."""
     trace: str = ""
-    """The trace context in which the job was enqueued, or of its latest sampled attempt: as the
-    headers `traceparent` and, after a space, `tracestate` of W3C Trace Context. Empty: none is known."""
+    """The trace context in which the job was enqueued, or that of its latest sampled attempt: the headers
+    `traceparent` and, after a space, `tracestate` of W3C Trace Context. Empty if none is known."""
     is_restart: bool = False
-    """True if an attempt of the job began before the running one. Known only to the worker that runs it."""
+    """True if the running attempt is not the first start of the job. Set only in the worker that runs it."""
     raw_payload: bytes = b""
     """The payload as Redis holds it, so that a malformed one is kept byte for byte. `enqueue` ignores it."""
 

@@ -520,7 +520,10 @@ class WorkerSession(CheckpointStore, ABC):
 
     @abstractmethod
     async def note_trace(self, job: Job, trace: str) -> None:
-        """Keep the trace context of a running attempt: the next attempt is linked to it."""
+        """Store the trace context of an attempt with its job: the next attempt is linked to it.
+
+        Raises LeaseLost if another attempt has begun, or the job has ended.
+        """
 
     @abstractmethod
     async def register(self, info: Mapping[str, str], *, dead_instance_id: str = "") -> float:

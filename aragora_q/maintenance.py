@@ -2,8 +2,8 @@
 
 One function per pass. One worker of a queue runs the passes on timers; `reap` and `purge` run them from cron.
 Every step is one bounded script that re-checks what it acts on, so any number of processes may run them at
-once. A pass that changed something is a span, `maintain {queue}`, made when it has ended: most passes, one a
-second, change nothing.
+once. A pass that changed something has a span, `maintain {queue}`, which is made after its end, because most
+passes, one a second, change nothing.
 """
 
 from __future__ import annotations
@@ -94,14 +94,15 @@ async def reap_pass(
     with _span_of_changes(queue.config.queue) as changed:
         if not dry_run:
             report.promoted, _ = await promote_pass(queue, deadline=deadline)
+            changed["promoted"] = report.promoted
         report.reclaimed = await queue.reclaim(reclaimer, dry_run=dry_run, deadline=deadline)
-        if not dry_run and not _is_past(deadline):
-            report.unheld = await _unhold_all(queue, reclaimer, deadline)
-        if not dry_run and not _is_past(deadline):
-            report.consumers_deleted = await queue.remove_dead_workers()
         if not dry_run:
-            changed["promoted"], changed["reclaimed"] = report.promoted, len(report.reclaimed)
-            changed["unheld"], changed["workers_removed"] = report.unheld, report.consumers_deleted
+            changed["reclaimed"] = len(report.reclaimed)
+        if not dry_run and not _is_past(deadline):
+            changed["unheld"] = report.unheld = await _unhold_all(queue, reclaimer, deadline)
+        if not dry_run and not _is_past(deadline):
+            removed = await queue.remove_dead_workers()
+            changed["workers_removed"] = report.consumers_deleted = removed
     if not dry_run:
         await queue.sample()
         report.ticks, _ = await Scheduler(queue.schedules, queue.config).step()
@@ -228,12 +229,12 @@ class MaintenanceLoop:
             pause_seconds = self._ttl_seconds * max(0.5, claim.registered_workers / 10)
             return jittered(min(pause_seconds, MAX_ASK_SECONDS))
         with _span_of_changes(self._queue.config.queue) as changed:
-            promote, reclaim, remove = (
-                partial(run, changed) for run in (self._promote, self._reclaim, self._remove)
-            )
+            promote = partial(self._promote, changed)
             next_due_seconds = await self._unless_refused("promote", promote, None)
-            await self._run_if_due("reclaim", self._reclaim_seconds, reclaim)
-            await self._run_if_due("remove", self._remove_seconds, remove)
+            await self._run_if_due(
+                "reclaim", self._reclaim_seconds, partial(self._reclaim, changed)
+            )
+            await self._run_if_due("remove", self._remove_seconds, partial(self._remove, changed))
             await self._unhold_if_due(changed)
         since_purge = claim.seconds_since_purge
         if since_purge is None or since_purge >= PURGE_INTERVAL_SECONDS:
@@ -267,9 +268,8 @@ class MaintenanceLoop:
 
     async def _sample(self) -> None:
         seconds = await self._queue.sample()
-        self._due["sample"] = (
-            time.monotonic() + seconds
-        )  # as a minute begins: samples are evenly spaced
+        # Each sample is taken as a minute begins, so that they are evenly spaced.
+        self._due["sample"] = time.monotonic() + seconds
 
     async def _promote(self, changed: Counter[str]) -> float | None:
         changed["promoted"], next_due_seconds = await promote_pass(self._queue)

@@ -115,12 +115,9 @@ class Scheduler:
         return results.count("created"), min(until_next, READ_SECONDS) + spread_seconds
 
     async def _enqueue(self, ticks: list[Tick]) -> list[TickResult]:
-        """Enqueue jobs, in a new trace: they do not belong to that in which this process was started."""
-        name, attributes = (
-            f"maintain {self._queue_name}",
-            {"messaging.destination.name": self._queue_name},
-        )
-        with tracing.span(name, attributes=attributes, parent="") as span:
+        """Enqueue jobs in a new trace: they do not belong to the trace in which this process was started."""
+        attributes = {"messaging.destination.name": self._queue_name}
+        with tracing.span(f"maintain {self._queue_name}", attributes=attributes, parent="") as span:
             results = await self._schedules.enqueue(ticks)
             span.set({"aragora_q.ticks": results.count("created")})
         return results

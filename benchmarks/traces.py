@@ -1,6 +1,6 @@
-"""What traces cost: the same with spans sent to a receiver on loopback, and without.
+"""What traces cost: measurements with spans sent to a receiver on loopback, and without.
 
-Called by `measurements.py`. As a program, it is the receiver, which throws all away.
+Called by `measurements.py`. Run as a program, this module is the receiver, which discards everything.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def on_and_off(
 
 
 async def drain(url: str, testbed: Testbed, place: Place, count: int) -> Samples:
-    """Drain by one worker process."""
+    """Measure the drain of one worker process."""
 
     async def rate() -> float:
         found, _ = await bench.drain_by_workers(testbed, [place], count, count, 1, NOOP)
@@ -55,7 +55,7 @@ async def drain(url: str, testbed: Testbed, place: Place, count: int) -> Samples
 
 
 async def single(url: str, testbed: Testbed, place: Place, count: int) -> Samples:
-    """Await one `enqueue` after another, in a process of its own: it cannot stop tracing."""
+    """Measure awaited enqueues in a separate process, because a process that traces cannot stop tracing."""
 
     def rate() -> float:
         with testbed.separate_processes() as pool:
@@ -85,7 +85,7 @@ def _enqueue(redis_url: str, count: int) -> float:
 
 
 async def start(url: str, testbed: Testbed, _place: Place, _count: int) -> Samples:
-    """Run a whole command, which waits until its span is sent."""
+    """Time the whole command `enqueue`, which sends its span before it ends."""
     command = [*processes.PROGRAM, "enqueue", QUESTION, "--agents", ",".join(AGENTS), "--quiet"]
     with testbed.pinned():
         traced, plain = (
@@ -99,7 +99,7 @@ async def start(url: str, testbed: Testbed, _place: Place, _count: int) -> Sampl
 
 @contextmanager
 def _sent_to(url: str) -> Iterator[None]:
-    """Let processes that start meanwhile send their spans there."""
+    """Let processes that the body starts send their spans to `url`."""
     os.environ[ENDPOINT] = url
     try:
         yield

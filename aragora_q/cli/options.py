@@ -8,6 +8,7 @@ stays fast.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -151,15 +152,13 @@ def _check_texts(arguments: Mapping[str, Any]) -> None:
 
 
 def traced(command: Callable[P, T]) -> Callable[P, T]:
-    """Let `command`, which enqueues, continue its caller's trace: variables TRACEPARENT and TRACESTATE.
+    """Let a command that enqueues continue the trace that TRACEPARENT and TRACESTATE name.
 
-    If `OTEL_*` variables ask for it, its spans are sent.
+    Its spans are sent if `OTEL_*` variables ask for it.
     """
 
     @wraps(command)
     def wrapper(*args: P.args, **arguments: P.kwargs) -> T:
-        import os
-
         from aragora_q import tracing
         from aragora_q.observability import otel
 

@@ -16,9 +16,8 @@ from aragora_q.executors.debate.calls import ask
 from aragora_q.executors.debate.requests import PLAIN, Agent, Answer, Manner, Reply, Topic, Vote
 from aragora_q.formats import dollars
 
-BALLOT = Vote(
-    Topic("What is 2 + 2?", nonce="QXZWV"), {"KRTS": Answer("4"), "LPMN": Answer("5")}
-)  # labels as in a debate
+# Labels are as in a debate.
+BALLOT = Vote(Topic("What is 2 + 2?", nonce="QXZWV"), {"KRTS": Answer("4"), "LPMN": Answer("5")})
 
 
 @dataclass

@@ -16,6 +16,10 @@ _CHECK = "environment"
 _BASE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
+def _warning(detail: str, remedy: str = "") -> Finding:
+    return Finding("warning", _CHECK, detail, remedy)
+
+
 def of_telemetry() -> list[Finding]:
     """Say where a process with these variables sends spans and metrics, or why they do not arrive.
 
@@ -25,9 +29,7 @@ def of_telemetry() -> list[Finding]:
     findings = []
     if variables.variable("OTEL_LOGS_EXPORTER").strip() not in ("", "none"):
         findings.append(
-            Finding(
-                "warning",
-                _CHECK,
+            _warning(
                 "OTEL_LOGS_EXPORTER is set, but logs are not sent",
                 "let an OpenTelemetry Collector read them: from the journal, or a file",
             )
@@ -40,12 +42,10 @@ def of_telemetry() -> list[Finding]:
     if "traces" not in asked:
         findings += _of_nothing()
     elif reason := variables.content_fault():
-        findings.append(Finding("warning", _CHECK, f"spans have no content: {reason}"))
+        findings.append(_warning(f"spans have no content: {reason}"))
     if "metrics" not in asked and variables.variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"):
         findings.append(
-            Finding(
-                "warning",
-                _CHECK,
+            _warning(
                 "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT is set, but no metrics are sent",
                 "set OTEL_METRICS_EXPORTER=otlp, too",
             )
@@ -57,9 +57,7 @@ def _of_nothing() -> Iterator[Finding]:
     """Name variables that are there for nothing: misspelled, or switched off."""
     names = sorted(name for name in os.environ if re.match("OTEL_(EXP|SDK|TRACE)", name))
     if names and variables.variable("OTEL_TRACES_EXPORTER").strip() != "none":
-        yield Finding(
-            "warning",
-            _CHECK,
+        yield _warning(
             f"no spans are sent: none of {', '.join(names):.200} names a receiver, or they switch it off",
             f"set {_BASE}, without OTEL_SDK_DISABLED",
         )
@@ -68,11 +66,11 @@ def _of_nothing() -> Iterator[Finding]:
 def _of_signal(signal: Signal) -> Iterator[Finding]:
     what = SENT[signal]
     if (reason := variables.fault(signal)) is not None:
-        yield Finding("warning", _CHECK, f"no {what} are sent: {reason}")
+        yield _warning(f"no {what} are sent: {reason}")
         return
     for receiver, reason in otel.probe(signal):
         if reason:
-            yield Finding("warning", _CHECK, f"{what} do not arrive: {receiver}: {reason}")
+            yield _warning(f"{what} do not arrive: {receiver}: {reason}")
         else:
             said = variables.of_traces() if signal == "traces" else {}
             more = "".join(f", {name} {value}" for name, value in said.items())
@@ -83,16 +81,12 @@ def _of_paths() -> Iterator[Finding]:
     for signal in SENT:
         name = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
         if urlsplit(variables.variable(name)).path in ("", "/") and variables.variable(name):
-            yield Finding(
-                "warning",
-                _CHECK,
+            yield _warning(
                 f"{name} has no path, and none is added to it",
                 f"add /v1/{signal}, or set {_BASE} instead",
             )
     if found := re.search("/v1/(traces|metrics)/?$", variables.variable(_BASE)):
-        yield Finding(
-            "warning",
-            _CHECK,
+        yield _warning(
             f"{_BASE} ends in {found[0]}, but the path of each signal is added to it",
             f"leave it out, or set OTEL_EXPORTER_OTLP_{found[1].upper()}_ENDPOINT instead",
         )

@@ -57,7 +57,7 @@ SECRET_ENV = frozenset(
 ENDPOINT_ENV = frozenset(
     f"OTEL_EXPORTER_OTLP{kind}_ENDPOINT" for kind in ("", "_TRACES", "_METRICS", "_LOGS")
 )
-"""Likewise, if the address has a password, or a query, which may be a key."""
+"""Variables to which the same applies if the address has a password, or a query, which may be a key."""
 
 SYSTEMD_ENV = frozenset(
     {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"}
@@ -65,7 +65,7 @@ SYSTEMD_ENV = frozenset(
 """Variables that systemd sets for this process only: never passed to the program."""
 
 TRACE_ENV = frozenset({"TRACEPARENT", "TRACESTATE"})
-"""The trace context of this process: the program gets that of the attempt."""
+"""The trace context of this process, never passed to the program, which gets that of its attempt."""
 
 MAX_LOG_LINE_BYTES = 2_000
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024

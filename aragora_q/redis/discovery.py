@@ -142,9 +142,8 @@ class PrimaryDiscovery:
     async def verify(self) -> None:
         """Ask one Sentinel, the next one each time; forget the address if there was a failover."""
         number = self.search_number
-        with suppress(
-            exceptions.RedisError, OSError
-        ):  # errors of the primary itself are what counts
+        # Only errors of the primary itself count.
+        with suppress(exceptions.RedisError, OSError):
             epoch, address = await self._ask(next(self._sentinels), SECOND_OPINION_SECONDS)
             if epoch > self._epoch and address != self.address:
                 self.invalidate(number)

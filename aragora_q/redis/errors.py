@@ -203,7 +203,7 @@ def _final(error: Exception, server: Server, address: str) -> AragoraQError | No
 
 
 def _lack(error: Exception, server: Server) -> UnsupportedServer | None:
-    """Return the error for what the server cannot do, or is forbidden to."""
+    """Return the error if the server cannot run our scripts, or a command; else None."""
     text = str(error)
     if "Error compiling script" in text:  # its first line, which names the flags
         return UnsupportedServer(f"{server.name} {OLD_SERVER}", hint=OLD_SERVER_HINT)

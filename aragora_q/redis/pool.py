@@ -235,7 +235,7 @@ class ConnectionPool:
         try:
             await asyncio.gather(*map(self._close, idle))
         finally:
-            # A call that is cancelled may not have begun the farewells.
+            # If this call is cancelled, some connections may not have begun to close.
             for wire in idle:
                 self._drop(wire)
 

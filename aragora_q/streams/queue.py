@@ -209,12 +209,12 @@ class RedisStreamsQueue(WorkQueue):
     ) -> list[EnqueueOutcome]:
         """As `enqueue_many`, of what `check` returned, so that nothing is encoded twice.
 
-        Without `is_whole`, they may be some of many jobs, as lines of a file: none carries a trace unless the
-        caller has one. The error of a job that was refused, as one of a sealed group, is returned in its
-        place; so it is in the `results` of an error that ends the call.
+        Without `is_whole`, the items may be a part of many jobs, such as lines of a file: no job carries a
+        trace unless the caller has one. If a job is refused, for example because its group is sealed, its
+        error is returned in its place, also in the `results` of an error that ends the call.
         """
         try:
-            # A span here is of this program's own making, as that of a request: the caller's is in `received`.
+            # The current span may be that of a request, which this program made; the caller's is in `received`.
             in_trace = (is_whole and len(items) == 1) or bool(tracing.received.get())
             return await self._enqueue_batches(items, in_trace=in_trace)
         except AragoraQError as error:
@@ -273,10 +273,10 @@ class RedisStreamsQueue(WorkQueue):
         *,
         in_trace: bool = True,
     ) -> tuple[list[bytes], bool]:
-        """Send jobs, in a span; return what became of each, and if it is confirmed.
+        """Send jobs in a span; return the script's answer for each, and whether the write is confirmed.
 
-        With `in_trace`, they carry the context of the span. Of several jobs without a trace of the caller, each
-        begins its own trace when it starts, so that a sampler does not take all or none of them.
+        With `in_trace`, the jobs carry the context of the span. Without, each begins its own trace when it
+        starts, so that a sampler decides about each of them, not about all at once.
         """
         config, connection, durable = self.config, self.connection, True
         with self._span() as span:

@@ -224,7 +224,7 @@ def _named(exchange: _Exchange, caller: Caller) -> dict[str, Any]:
         "address": caller.actor.address,
         "method": exchange.method[:20],
         "path": exchange.path[:MAX_LOGGED_CHARS],
-        **exchange.scope["state"].get("span", {}),  # its ids: it has ended
+        **exchange.scope["state"].get("span", {}),  # its ids, because the span has ended
     }
 
 

@@ -144,7 +144,7 @@ def create_server(guard: Guard, *on_stop: Callable[[], None]) -> uvicorn.Server:
         timeout_keep_alive=int(HEAD_SECONDS),
         timeout_graceful_shutdown=int(STOP_SECONDS),
         backlog=BACKLOG,
-        reset_contextvars=True,  # else one that waited behind another begins in its trace
+        reset_contextvars=True,  # else a request sent behind another begins in its trace
     )
     return _Server(config, (*on_stop, guard.stop))
 

@@ -1,6 +1,6 @@
-"""Traces of requests: each continues the one that its headers name, and what changes the queue is a span.
+"""Traces of requests: each continues the trace of its headers, and one that may change the queue has a span.
 
-FastAPI's own spans stay off: they have the query, which may hold the code of a login, and each read.
+FastAPI's own spans stay off: they contain the query, which may have the code of a login, and cover reads, too.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class InTrace:
         """Answer a request."""
         if scope["type"] == "http":
             headers = Headers(scope=scope)
-            parent = ",".join(headers.getlist("traceparent"))  # repeated, it is not valid
+            parent = ",".join(headers.getlist("traceparent"))  # a repeated header is not valid
             state = ",".join(headers.getlist("tracestate"))
             tracing.receive(parent, state)
         await self._app(scope, receive, send)
 
 
 class TracedRoute(APIRoute):
-    """A route of the API; its requests are spans, unless they only read."""
+    """A route of the API that makes a span of each request, except those that only read."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""

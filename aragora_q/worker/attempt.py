@@ -107,9 +107,8 @@ class Attempt:
                 return None
             if isinstance(error, KeyboardInterrupt):  # a second Ctrl-C, or the job's own doing
                 self._note_teardown()
-            if (
-                self._cancel_reason is not None
-            ):  # raised while it was being cancelled: not the job's fault
+            # An error that is raised during a cancellation is not the job's fault.
+            if self._cancel_reason is not None:
                 return self._interrupted()
             return self._raised(error)
         finally:

@@ -34,7 +34,8 @@ class AttemptSpans:
     def __init__(self, session: WorkerSession, queue: str) -> None:
         self._session = session
         self._name = f"run {queue}"
-        self._attributes = {  # what a sampler may judge by
+        # Attributes that a span has from its start may be used by a sampler.
+        self._attributes = {
             "messaging.system": "aragora_q",
             "messaging.operation.name": "run",
             "messaging.operation.type": "process",
@@ -52,7 +53,8 @@ class AttemptSpans:
         if span is NO_SPAN:
             return
         span.set(_attributes(job))
-        # Without a trace, a sampler would decide again about the next attempt.
+        # A job without a trace gets that of an attempt that is not sampled, too: else the sampler would decide
+        # again about the next attempt.
         if span.is_sampled or not job.trace:
             note = asyncio.create_task(self._note(job, span.context), name="note trace")
             self._notes.add(note)

@@ -27,9 +27,8 @@ class StopSignal(asyncio.Event):
             return work.result()
         finally:
             stop.cancel()
-            if (
-                not work.done() or self.is_set()
-            ):  # in the usual case no turn of the loop is spent on it
+            # If the work is done, which is usual, this costs no turn of the loop.
+            if not work.done() or self.is_set():
                 work.cancel()
                 await asyncio.gather(work, return_exceptions=True)
 

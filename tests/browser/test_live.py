@@ -118,9 +118,8 @@ def test_redis_goes_away(own_server, console_on, new_window, outage):
         server.process.send_signal(signal.SIGSTOP)
     else:
         server.kill()
-    late.evaluate(
-        "setTimeout(() => location.assign('/'))"
-    )  # goes on while the other page is looked at
+    # The request goes on while the other page is looked at.
+    late.evaluate("setTimeout(() => location.assign('/'))")
     window.says("Redis does not answer")
     assert "Is it away?" in window.page.locator("h1").inner_text()
     expect(late.locator("h1")).to_have_text("Redis does not answer")

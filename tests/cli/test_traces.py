@@ -58,7 +58,7 @@ async def test_the_job_that_follows_a_group_carries_the_context_of_the_shell(cli
 async def test_the_debates_of_an_evaluation_carry_the_context_of_the_shell(
     cli_command, harness, tmp_path
 ):
-    """Though nothing runs them here."""
+    """No worker runs them here, so that `eval` ends at its time limit."""
     pytest.importorskip("scipy")
     (tmp_path / "questions.jsonl").write_text('{"question": "Is 2 prime?", "expected": true}')
     done = cli_command(
@@ -72,7 +72,7 @@ async def test_the_debates_of_an_evaluation_carry_the_context_of_the_shell(
 
 
 async def test_a_purge_sends_its_span(cli_command, harness, receiver):
-    """It may be the only command that deletes, from cron."""
+    """Its span has the number of deleted jobs."""
     await harness.enqueue("a")
     await harness.queue.cancel("a")
     environment = {
@@ -87,7 +87,7 @@ async def test_a_purge_sends_its_span(cli_command, harness, receiver):
 
 @pytest.mark.parametrize("traceparent", ["", "garbage", PARENT.upper(), f"{PARENT}-x"])
 async def test_an_invalid_context_is_none(cli_command, harness, traceparent):
-    """The job is enqueued without a trace, and nothing is said."""
+    """The job is enqueued without a trace, and nothing is printed about it."""
     shell = {"TRACEPARENT": traceparent, "ARAGORA_QUEUE_NAME": harness.config.queue}
     done = cli_command("enqueue", *DEBATE, "--id", "job", env=shell)
     assert (done.code, done.out, done.err) == (0, "job enqueued\n", "")
@@ -155,7 +155,7 @@ def test_doctor_asks_the_receivers(cli_command, receiver):
     ],
 )
 def test_doctor_says_why_spans_do_not_arrive(cli_command, receiver, state, reason):
-    """Also of a receiver that never answers."""
+    """The finding has the receiver and the reason, also if the receiver never answers."""
     url = receiver.url
     with ExitStack() as stack:
         if isinstance(state, int):
@@ -230,7 +230,7 @@ def _grpc_server():
     ],
 )
 def test_doctor_warns_of_what_will_not_work(run_cli, monkeypatch, variables, expected):
-    """And says nothing of what is not asked for. No receiver is asked here."""
+    """There is no warning about variables that ask for nothing. No receiver is asked here."""
     monkeypatch.setattr(otel, "probe", lambda _: [])
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

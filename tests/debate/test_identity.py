@@ -56,9 +56,8 @@ async def test_a_strict_resume_asks_again_what_another_model_answered(
     _, _, result = await run_debate(agents=THREE, session=session, **fields)
     assert [type(task) for task in agents["bob"].asked] == [Propose, Vote]
     assert result["error"] is None
-    assert (
-        result["token_usage"]["requests"] == 3 + 2 + 1 + 2
-    )  # proposals, ballots of ann and cyd, bob's fault, bob again
+    # Proposals, ballots of ann and cyd, bob's fault, bob again.
+    assert result["token_usage"]["requests"] == 3 + 2 + 1 + 2
 
 
 async def test_the_model_that_a_provider_chose_is_recorded(seat_scripted_agents, run_debate):

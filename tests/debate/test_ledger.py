@@ -161,9 +161,8 @@ async def test_the_books_are_the_bill(new_stub, run_debate, api, stream):
         assert call.account.startswith("127.0.0.1@")
     expected = Counter(outcome for _, outcome in faults.values() if outcome not in (None, "ok"))
     for outcome, count in expected.items():
-        assert (
-            gates.outcomes[outcome] >= count - 2
-        )  # a stream that breaks off may end in several ways
+        # A stream that breaks off may end in several ways.
+        assert gates.outcomes[outcome] >= count - 2
     assert gates.outcomes["ok"] > 0
 
 

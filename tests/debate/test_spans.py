@@ -87,7 +87,7 @@ def exported(spans):
 
 @pytest.mark.parametrize("question", ["Tea or coffee?", LONG])
 async def test_a_debate_is_a_tree(run_debate, stub, spans, question):
-    """Each phase is a span with its calls, each call has its request, also if one leads the others."""
+    """Each phase is a span with its calls, and each call has its request, also if one call goes first."""
     settings = agents_of(stub, "openai-chat", "anthropic", "openai")
     agents = ["openai-chat", "anthropic", "openai-chat"]
     with tracing.span("attempt"):
@@ -248,7 +248,7 @@ async def test_a_failed_request_says_how(run_debate, new_stub, spans):
 
 
 async def test_a_request_that_takes_too_long_has_failed(run_debate, new_stub, spans):
-    """Its span does not look like that of a reply without tokens."""
+    """Its span has the type of the error."""
     settings = agents_of(new_stub(delay_seconds=0.5), "openai", call_timeout_seconds=0.2)
     await run_debate(agents=["openai"], settings=settings)
     chat = named(spans, "chat m-openai")[0]
@@ -261,7 +261,7 @@ async def test_a_request_that_takes_too_long_has_failed(run_debate, new_stub, sp
     + [(value, False) for value in ("", "false", "1", "event_only", "no_content", "yes")],
 )
 async def test_the_words_that_allow_content(run_debate, stub, spans, monkeypatch, value, is_on):
-    """Those of the older and of the newer conventions; any other is off."""
+    """Words of the older and of the newer conventions allow it; any other word does not."""
     monkeypatch.setenv(CAPTURE, value)
     await run_debate(agents=["openai"], settings=agents_of(stub, "openai"), question="Who has it?")
     assert (b"Who has it?" in exported(spans)) is is_on

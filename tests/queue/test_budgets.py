@@ -413,9 +413,8 @@ async def test_budgets_do_not_starve_each_other(harness, book, gates, monkeypatc
     assert await _free(harness, gates, held) == []
     assert not held.is_at_end
     passes = 0
-    while "jz000" not in await _free(
-        harness, gates, held
-    ):  # an unused budget is looked at in order
+    # Jobs whose budget is unused are looked at in order, page by page.
+    while "jz000" not in await _free(harness, gates, held):
         passes += 1
     assert passes <= 4
 

@@ -306,9 +306,8 @@ async def test_a_failed_attempt_is_tried_again(harness):
     assert await _claim(harness) == []
     _make_due(harness, delivery)
     [again] = await _claim(harness)
-    assert (
-        await _settle(harness, delivery, "retry", answer="late") == "settled"
-    )  # of the first attempt
+    # A late answer of the first attempt changes nothing.
+    assert await _settle(harness, delivery, "retry", answer="late") == "settled"
     assert await _settle(harness, again, "ok") == "delivered"
     assert (await _state(harness)).failures == 0
 

@@ -25,9 +25,9 @@ def receive(monkeypatch):
 
 
 async def test_a_job_carries_the_context_of_its_enqueue_through_all_its_states(harness, receive):
-    """It has it held, freed, delayed, started, released, retried, reclaimed, ended, and queued again.
+    """It keeps it held, freed, delayed, started, released, retried, reclaimed, ended, and queued again.
 
-    Only its first start is none of a job that was started before.
+    All starts but the first are restarts.
     """
     session = await harness.worker()
     receive(OTHER)
@@ -65,7 +65,7 @@ async def test_a_job_carries_the_context_of_its_enqueue_through_all_its_states(h
 
 
 async def test_a_job_without_a_context_has_no_field_for_it(harness, receive):
-    """Neither has the job that follows a group. Restarts are known without it."""
+    """Nor has the job that `seal_group` adds. Restarts are known without the field."""
     session = await harness.worker()
     await harness.enqueue("a", group="g")
     await harness.queue.seal_group("g", then=Job({}, id="then"))

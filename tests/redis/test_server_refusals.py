@@ -34,7 +34,7 @@ def test_redis_6_is_refused(own_server):
 
 
 async def test_redis_6_is_refused_in_python(own_server):
-    """A program that enqueues gets the same reason, without a question for the version before each job."""
+    """`enqueue` raises the same reason, without asking for the server's version before each job."""
     queue = RedisStreamsQueue(QueueConfig(redis_url=own_server(binary=servers.redis62).url))
     with pytest.raises(UnsupportedServer, match=r"is not supported: Redis 7\.0"):
         await queue.enqueue(Job({}))

@@ -627,9 +627,8 @@ class Nemesis:
             return False
 
         await wait_until(has_new_primary, 60, "a failover")
-        self.history.add(
-            "lost", began=round(began, 3)
-        )  # what happened between is not what Redis has
+        # Redis may have lost what happened since.
+        self.history.add("lost", began=round(began, 3))
         await asyncio.to_thread(old.start)
         self.next_failover_at = time.monotonic() + FAILOVER_PAUSE_SECONDS
 

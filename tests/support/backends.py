@@ -41,9 +41,8 @@ class DockerRedis(topologies.Topology):
         except Exception as error:
             reason = str(error)[:100]
         if reason:
-            with (
-                warnings.catch_warnings()
-            ):  # the library leaves its socket to the garbage collector
+            # The library leaves its socket to the garbage collector.
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
                 gc.collect()
             raise Unavailable(f"no Docker engine answers: {reason}")

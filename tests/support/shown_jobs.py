@@ -130,9 +130,8 @@ async def spend(queue):
         await gates.acquire(new_call("c2", 1.0), Job({}, id="paying", tenant="acme"))
     finally:
         for client in gates._made:
-            await (
-                client._connection.close()
-            )  # its declaration stays, as of a worker that was killed
+            # Its declaration stays, as that of a worker that was killed.
+            await client._connection.close()
         await harness.close()
 
 

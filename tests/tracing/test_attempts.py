@@ -88,7 +88,7 @@ async def test_a_job_is_one_tree_and_each_retry_a_trace_linked_to_the_one_before
     ],
 )
 async def test_the_end_of_an_attempt(worker, spans, steps, outcome, error):
-    """A retry and a failure are errors, with their type; a job that is held is none."""
+    """The span of a retry or a failure has failed, with the type of the error; that of a held job has not."""
     harness = worker()
     await harness.enqueue_steps("j", *steps)
     await wait_until(lambda: _attempts(spans))
@@ -99,7 +99,7 @@ async def test_the_end_of_an_attempt(worker, spans, steps, outcome, error):
 
 
 async def test_the_last_failure_of_a_job_is_not_a_retry(worker, spans):
-    """Whoever looks for jobs that failed finds the attempt that failed them."""
+    """The attempt that fails the job has the outcome `failed`, so that a search for it finds failed jobs."""
     harness = worker()
     await harness.enqueue_steps("j", ["fail", 9], max_attempts=2)
     await harness.wait_for_end("j")
@@ -107,8 +107,8 @@ async def test_the_last_failure_of_a_job_is_not_a_retry(worker, spans):
     assert outcomes == ["retrying", "failed"]
 
 
-async def test_an_attempt_that_is_stopped_is_no_error(worker, worker_pool, spans):
-    """Cancelled by an operator, or released by its worker: the next attempt is linked to that one."""
+async def test_an_attempt_that_is_stopped_has_not_failed(worker, worker_pool, spans):
+    """An operator cancels it, or its worker releases it; the next attempt is linked to the released one."""
     harness = worker(claim_idle_ms=6000)  # it learns of a cancellation when it renews its leases
     for job_id in ("cancelled", "released"):
         await harness.enqueue_steps(job_id, ["until", "/nowhere"])
@@ -128,7 +128,7 @@ async def test_an_attempt_that_is_stopped_is_no_error(worker, worker_pool, spans
 
 
 async def test_the_attempt_of_a_requeued_job_is_linked_to_the_one_that_failed(worker, spans):
-    """Hours may lie between them."""
+    """The failed job has kept the context of its attempt."""
     harness = worker()
     await harness.enqueue_steps("j", ["sleep", 0.2], ["permanent", None])
     await harness.wait_for_status("j", JobStatus.FAILED)
@@ -142,7 +142,7 @@ async def test_the_attempt_of_a_requeued_job_is_linked_to_the_one_that_failed(wo
 async def test_after_a_crash_the_next_attempt_is_linked_to_the_one_that_sent_nothing(
     new_harness, worker_process, redis_url, receiver, tmp_path
 ):
-    """The job knows the attempt that was killed, before any receiver does."""
+    """The job has the context of the killed attempt, whose span no receiver has."""
     harness, gate = new_harness(claim_idle_ms=1000), tmp_path / "gate"
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
     token = tracing.received.set(CALLER)
@@ -213,7 +213,7 @@ async def test_without_a_provider_a_worker_notes_nothing(worker):
 
 
 async def test_an_attempt_that_is_not_sampled_notes_nothing(worker, spans):
-    """Nobody will find its span."""
+    """No receiver has its span. The context of a sampled attempt is noted."""
     harness, noted = worker(), []
 
     async def note_trace(job, trace):
@@ -231,7 +231,7 @@ async def test_an_attempt_that_is_not_sampled_notes_nothing(worker, spans):
 
 
 async def test_a_retry_of_a_job_that_a_worker_did_not_sample_is_not_sampled(worker, monkeypatch):
-    """The job carries that decision: a sampler would decide again, and trace parts of many jobs."""
+    """The job carries that decision. Otherwise a sampler would decide again, and trace parts of many jobs."""
     sampler = FollowsLinks(sampling.ParentBased(sampling.ALWAYS_OFF))
     monkeypatch.setattr(
         trace, "_TRACER_PROVIDER", TracerProvider(sampler=sampler, shutdown_on_exit=False)
@@ -246,7 +246,7 @@ async def test_a_retry_of_a_job_that_a_worker_did_not_sample_is_not_sampled(work
 async def test_a_debate_has_as_many_spans_as_the_documentation_says(
     new_harness, worker_pool, spans, monkeypatch
 ):
-    """Three agents, one round: 30, which operators pay for."""
+    """A debate of three agents and one round has 30; backends bill by their number."""
     monkeypatch.setattr(demo, "PAUSE_SECONDS", 0)
     harness = new_harness(**LONG_LEASE)
     agents = ["demo:bold", "demo:careful", "demo:bold"]

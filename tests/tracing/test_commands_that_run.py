@@ -17,8 +17,8 @@ def test_a_demo_is_one_trace_with_its_caller(receiver):
     assert receiver.parents(attempt)[0].startswith("enqueue ")
 
 
-async def test_reap_sends_what_it_did_in_a_trace_of_its_own(harness, receiver, redis_url):
-    """It was cron that called it, not those who enqueued what it promotes."""
+async def test_reap_sends_what_it_did_in_its_own_trace(harness, receiver, redis_url):
+    """The trace of its caller, such as cron, is not that of the jobs which it promotes."""
     await harness.enqueue("due", delay_seconds=3600)
     harness.redis.zadd(harness.keys.delayed, {"due": 0})
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "TRACEPARENT": CALLER}

@@ -41,7 +41,7 @@ MEMBER = "a=" + "x" * 225
     ],
 )
 def test_headers_are_carried_if_they_are_valid(traceparent, tracestate, expected):
-    """An invalid `traceparent` is no context; a `tracestate` that is invalid or too long is left out.
+    """An invalid `traceparent` drops both; a `tracestate` that is invalid or too long is left out.
 
     Both have at most 512 bytes. A later version than 00 is read by the fields of 00, and carried as such.
     """
@@ -49,7 +49,7 @@ def test_headers_are_carried_if_they_are_valid(traceparent, tracestate, expected
 
 
 def test_without_a_provider_there_are_no_spans():
-    """A span does nothing, and what the program received is passed on."""
+    """A span does nothing, and the context that the program received is passed on."""
     token = tracing.received.set(PARENT)
     try:
         with tracing.span("anything") as span:

@@ -167,8 +167,10 @@ class TestConfiguration:
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "{} ", "traces metrics"),
         ],
     )
-    def test_a_fault_stops_what_it_is_of(self, receiver, name, value, stops):
-        """The other signal is sent; each that is not has a warning."""
+    def test_a_fault_stops_only_the_signals_that_need_the_variable(
+        self, receiver, name, value, stops
+    ):
+        """The other signal is sent; for each signal that is not, there is a warning."""
         given = sending(receiver, OTEL_METRICS_EXPORTER="otlp")
         given[name] = value.format(receiver.url)
         warned = run(BOTH, **given).splitlines()
@@ -201,7 +203,7 @@ class TestConfiguration:
         assert [len(span.attributes["name"]) for span in receiver.spans] == [1_000, 2_000]
 
     def test_propagators_that_are_not_installed_stop_nothing(self, receiver):
-        """One warning; what imports OpenTelemetry's own propagation later, works."""
+        """There is one warning, and a later import of OpenTelemetry's own propagation works."""
         program = SPANS + "import opentelemetry.propagate\n"
         [warning] = run(program, 1, **sending(receiver, OTEL_PROPAGATORS="b3")).splitlines()
         assert warning.startswith("warning: OTEL_PROPAGATORS is not used reason=")
@@ -210,8 +212,10 @@ class TestConfiguration:
 
     @pytest.mark.slow
     @pytest.mark.parametrize("is_traced", [True, False])
-    def test_nor_do_they_fail_a_job(self, receiver, redis_url, tmp_path, is_traced):
-        """The client of a provider that imports them in a call does not notice."""
+    def test_propagators_that_are_not_installed_fail_no_job(
+        self, receiver, redis_url, tmp_path, is_traced
+    ):
+        """A provider's client that imports propagators during a call works."""
         pytest.importorskip("pydantic_ai", reason="the extra `llm` is not installed")
         with closing(Stub()) as stub:
             agent = [f"{key} = {value!r}" for key, value in stub.agent("anthropic", "m").items()]
@@ -304,7 +308,7 @@ class TestReceiversThatDoNotTakeThem:
         assert line == f'warning: spans not sent count=3 to="otlp at {to}" reason="{reason}"'
 
     def test_no_more_spans_wait_than_the_queue_takes(self, receiver):
-        """Those above are dropped at once; the others arrive when the receiver answers."""
+        """Spans beyond it are dropped at once; the others arrive when the receiver answers."""
         receiver.may_answer.clear()
         answers = threading.Timer(60, receiver.may_answer.set)
         program = SPANS.replace('print("done")', 'print("done", flush=True); sys.stdin.read()')
@@ -399,9 +403,9 @@ class TestMetrics:
     """`OTEL_METRICS_EXPORTER=otlp` sends those of /metrics."""
 
     def test_they_are_those_of_metrics(self, receiver):
-        """Same names, labels and values; counters never fall; an exemplar has its trace.
+        """They have the same names, labels and values; counters never fall; an exemplar names its trace.
 
-        Those of instruments of OpenTelemetry, such as pydantic-ai's, are with them.
+        Metrics of OpenTelemetry's instruments, such as pydantic-ai's, are sent with them.
         """
         variables = {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_METRIC_EXPORT_INTERVAL": "100"}
         program = [sys.executable, "-W", "error", "-c", METRICS]
@@ -418,7 +422,7 @@ class TestMetrics:
             "gen_ai.calls",
             "gen_ai.tokens",
         }
-        # names that a provider chooses make no series of their own
+        # The name of the model in a response, which a provider chooses, makes no further series.
         assert received["gen_ai.tokens", (("gen_ai.request.model", "m"),)] == 2
 
         counts = [

@@ -57,7 +57,7 @@ async def test_each_batch_of_many_jobs_is_one_span(harness, spans):
 
 @pytest.mark.parametrize("count", [2, BATCH_LIMIT + 1])
 async def test_many_jobs_without_a_trace_of_their_caller_carry_none(harness, spans, count):
-    """Each of them begins its own trace, so that a sampler judges it alone; also the one of a last batch."""
+    """Each begins its own trace, so that a sampler decides about it alone; also if a batch has only one job."""
     await harness.queue.enqueue_many(Job({}, id=f"j{n}") for n in range(count))
     await harness.queue.enqueue_checked([harness.queue.check(Job({}, id=f"j{count}"))])
     assert {span.name for span in spans.get_finished_spans()} == {"enqueue debates"}
@@ -71,14 +71,14 @@ async def test_many_jobs_without_a_trace_of_their_caller_carry_none(harness, spa
 
 
 async def test_one_job_of_a_call_for_many_carries_its_context(harness, spans):
-    """As that of `enqueue`."""
+    """Its context is that of its span, as with `enqueue`."""
     await harness.queue.enqueue_many(Job({}, id="j") for _ in range(1))
     [span] = spans.get_finished_spans()
     assert (await harness.queue.get_job("j")).trace == context_of(span)
 
 
 async def test_a_refused_enqueue_is_a_failed_span(new_harness, spans):
-    """What is refused is counted, and named as the script names it."""
+    """The span has the number of refused jobs, and the script's answer as type of the error."""
     harness = new_harness(max_backlog=1)
     with pytest.raises(QueueFull):
         await harness.queue.enqueue_many([Job({}), Job({}), Job({})])
@@ -90,7 +90,7 @@ async def test_a_refused_enqueue_is_a_failed_span(new_harness, spans):
 
 
 async def test_the_job_of_a_schedule_carries_a_context(harness, spans):
-    """A time that another process has enqueued is no error."""
+    """If another process has enqueued the job of this time already, the span has not failed."""
     at = now_ms(harness.redis) - 1000
     tick = Tick("nightly", at, at + 60_000, Job({}, id="tick"), reason="due")
     assert await harness.queue.schedules.enqueue([tick]) == ["created"]

@@ -1,4 +1,4 @@
-"""Log lines and values that name the span which they belong to."""
+"""Log lines and metrics that name the span to which they belong."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ def _of(span):
 
 
 async def test_lines_of_an_attempt_have_its_ids(new_harness, worker_pool, spans, caplog):
-    """Those that its executor logs, and those about it, which are logged elsewhere."""
+    """Both the lines of its executor and the lines about it, which are logged outside its span, have them."""
     caplog.set_level(logging.INFO)
     harness = new_harness(**LONG_LEASE)
 

@@ -1,16 +1,18 @@
 """Spans of maintenance passes, and of what schedules enqueue."""
 
+import pytest
 from support.schedules import daily, minute_before, promise
 from support.workers import LONG_LEASE
 
 from aragora_q import tracing
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
+from aragora_q.errors import RedisUnreachable
 from aragora_q.maintenance import MaintenanceLoop, purge_pass, reap_pass
 
 
-async def test_a_pass_that_changed_something_is_a_span_of_its_own(harness, spans):
-    """With counts. One that changed nothing is none: there is one each second."""
+async def test_a_pass_that_changed_something_is_a_span_in_its_own_trace(harness, spans):
+    """It has counts. A pass that changed nothing, one each second, makes no span."""
     await harness.queue.enqueue(Job({}, id="due", delay_seconds=3600))
     loop = MaintenanceLoop(harness.queue, "w1", 60)
     with tracing.span("a deployment"):
@@ -28,8 +30,23 @@ async def test_a_pass_that_changed_something_is_a_span_of_its_own(harness, spans
     assert span.start_time <= span.end_time
 
 
+async def test_a_pass_that_fails_has_a_span_of_what_it_changed_before(harness, spans, monkeypatch):
+    """Redis may become unavailable between two steps of `reap`."""
+    await harness.enqueue("due", delay_seconds=3600)
+    harness.redis.zadd(harness.keys.delayed, {"due": 0})
+
+    async def fail(*_, **__):
+        raise RedisUnreachable("away")
+
+    monkeypatch.setattr(harness.queue, "reclaim", fail)
+    with pytest.raises(RedisUnreachable):
+        await reap_pass(harness.queue, "reaper")
+    [span] = [span for span in spans.get_finished_spans() if span.name == "maintain debates"]
+    assert span.attributes["aragora_q.promoted"] == 1
+
+
 async def test_the_job_of_a_schedule_belongs_to_the_pass_that_enqueued_it(new_harness, spans):
-    """Not to the trace in which the process was started."""
+    """It does not belong to the trace in which the process was started."""
     harness = new_harness(**LONG_LEASE)
     at = minute_before(harness.redis)
     promise(harness, at)
@@ -47,7 +64,7 @@ async def test_the_job_of_a_schedule_belongs_to_the_pass_that_enqueued_it(new_ha
 
 
 async def test_a_purge_is_a_pass(harness, spans):
-    """With the number of deleted jobs, whoever runs it; a dry run changes nothing."""
+    """Its span has the number of deleted jobs, in a worker or in `purge`; a dry run makes no span."""
 
     async def end(*job_ids):
         for job_id in job_ids:

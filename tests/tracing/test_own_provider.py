@@ -44,7 +44,7 @@ def create():
 
 
 async def test_an_executor_may_use_opentelemetry_itself(harness, tmp_path):
-    """In a worker without `OTEL_*` variables: its own spans, and the metrics of redis-py."""
+    """In a worker without `OTEL_*` variables, it has its own spans, and the metrics of redis-py."""
     (tmp_path / "tracer.py").write_text(EXECUTOR)
     from aragora_q import Job
 
@@ -61,7 +61,7 @@ async def test_an_executor_may_use_opentelemetry_itself(harness, tmp_path):
 
 
 async def test_a_program_of_the_library_sees_its_enqueue(harness, tmp_path):
-    """With a provider of its own, also one that is set after the queue was opened, and in its own trace."""
+    """The enqueue is a span in its trace, even if it sets its provider after it has opened the queue."""
     program = f"""
 import asyncio, json, sys
 from aragora_q import Job, QueueConfig, create_redis_queue

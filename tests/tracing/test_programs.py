@@ -1,4 +1,4 @@
-"""The trace context that a program gets which runs as a job."""
+"""The trace context that a program of `--exec` gets."""
 
 import json
 import shlex
@@ -32,7 +32,7 @@ async def _variables(**job_fields):
 
 
 async def test_a_program_continues_the_trace_of_its_attempt(spans):
-    """Whatever the worker was started with; also at a restart."""
+    """It does so at a restart, too. What the worker was started with is not passed on."""
     with tracing.span("run", parent=f"{CALLER} vendor=1") as span:
         assert await _variables(trace=CALLER, is_restart=True) == {
             "TRACEPARENT": span.context.partition(" ")[0],
@@ -41,7 +41,7 @@ async def test_a_program_continues_the_trace_of_its_attempt(spans):
 
 
 async def test_without_tracing_only_the_first_start_continues_the_trace_of_the_caller():
-    """A later one would be a second child of the same span."""
+    """A later start gets no context: its spans would be in the trace of the first one."""
     assert await _variables(trace=f"{CALLER} vendor=1") == {
         "TRACEPARENT": CALLER,
         "TRACESTATE": "vendor=1",

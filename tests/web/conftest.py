@@ -2,6 +2,17 @@
 
 import pytest
 from support.browsers import ConsoleOf
+from support.web_api import application, client_of
+
+
+@pytest.fixture
+async def api(harness):
+    """A client of the API, as an operator."""
+    async with (
+        application(harness.config) as app,
+        client_of(app, harness.config.queue) as client,
+    ):
+        yield client
 
 
 @pytest.fixture

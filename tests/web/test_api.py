@@ -27,16 +27,6 @@ DEBATE = {"question": "Tea or coffee?", "agents": ["demo:bold", "demo:careful"]}
 BY = f"alice from {ADDRESS}"
 
 
-@pytest.fixture
-async def api(harness):
-    """A client of the API, as an operator."""
-    async with (
-        application(harness.config) as app,
-        client_of(app, harness.config.queue) as client,
-    ):
-        yield client
-
-
 def kind(response):
     """Status and code of a problem, whose form is checked."""
     assert response.headers["content-type"] == "application/problem+json"

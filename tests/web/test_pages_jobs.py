@@ -110,9 +110,8 @@ async def test_a_page_takes_two_round_trips(harness, operator, monkeypatch):
     await harness.queue.enqueue_many(
         [Job({"question": "x" * 40_000, "n": n}, id=f"j{n}", tenant="acme") for n in range(300)]
     )
-    await operator.get(
-        "/jobs?since=1h"
-    )  # loads the scripts; of the server's clock, one reading is kept
+    # The first request loads the scripts, and reads the server's clock, which is kept.
+    await operator.get("/jobs?since=1h")
     calls = []
     for name in ("run", "execute", "execute_all"):
         original = getattr(Connection, name)

@@ -1,9 +1,8 @@
-"""Requests to the API: each continues the trace of its headers; what changes the queue is a span."""
+"""Requests to the API: each continues the trace of its headers; one that may change the queue has a span."""
 
 import asyncio
 
 import pytest
-from support.web_api import application, client_of
 
 from aragora_q import tracing
 from aragora_q.errors import RedisUnreachable
@@ -12,16 +11,6 @@ from aragora_q.streams.queue import RedisStreamsQueue
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 JOBS = "/api/v1/queues/{queue}/jobs"
-
-
-@pytest.fixture
-async def api(harness):
-    """A client of the API, as an operator."""
-    async with (
-        application(harness.config) as app,
-        client_of(app, harness.config.queue) as client,
-    ):
-        yield client
 
 
 @pytest.mark.parametrize(
@@ -42,7 +31,7 @@ async def api(harness):
     ],
 )
 async def test_a_job_carries_the_context_of_its_request(api, harness, headers, expected):
-    """A context that is wrong or repeated is none; the request is answered as without it."""
+    """A context that is wrong or repeated is dropped; the request is answered as without it."""
     made = await api.post("/jobs", json={"id": "job", "payload": {}}, headers=headers)
     assert made.status_code == 201
     assert (await harness.queue.get_job("job")).trace == expected
@@ -68,7 +57,7 @@ async def test_contexts_of_concurrent_requests_do_not_mix(api, harness):
 
 
 async def test_a_change_is_a_span(api, harness, spans):
-    """Its parent is of the headers, its child the span of the enqueue; reads are none. No text is in it."""
+    """Its parent is that of the headers, its child the span of the enqueue. Reads have none. It has no text."""
     for job in ("a", "b"):
         await api.put(
             f"/jobs/{job}?wait=SECRET", json={"payload": {"q": "SECRET"}},
@@ -105,7 +94,7 @@ async def test_a_change_is_a_span(api, harness, spans):
 async def test_only_faults_of_the_server_are_errors(
     api, spans, monkeypatch, error, status, error_type
 ):
-    """The type of what went wrong, never its text; a request that is refused is no error of the server."""
+    """A span has the type of an error, never its text; a refused request is not an error of the server."""
 
     async def fail(*_, **__):
         raise error
@@ -120,8 +109,8 @@ async def test_only_faults_of_the_server_are_errors(
     assert "SECRET" not in span.to_json()
 
 
-async def test_a_method_that_a_route_does_not_have_is_no_span(api, spans):
-    """It changes nothing."""
+async def test_a_method_that_a_route_does_not_have_makes_no_span(api, spans):
+    """Such a request changes nothing."""
     assert (await api.delete("/jobs")).status_code == 405
     assert spans.get_finished_spans() == ()
 

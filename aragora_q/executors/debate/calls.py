@@ -51,7 +51,7 @@ class Asked(NamedTuple):
     place: Mapping[str, Any]
     """Where in the debate it belongs, and, of a fallback, why it is asked (`closed`)."""
     phase_span: tracing.LazySpan
-    """The span of which those of its calls are children."""
+    """The parent of the spans of its calls."""
 
 
 AskAgent = Callable[[Asked, Manner], Awaitable[Entry]]
@@ -138,7 +138,7 @@ class CallBook:
     async def _make(
         self, call: Call, asked: Asked, manner: Manner, clip: int | None
     ) -> tuple[Entry, CallFault | None]:
-        """Make a call when it is granted, keep and settle it; return as `_request`."""
+        """Make a call once it is granted, journal and settle it; return what `_request` returned."""
         await self._acquire(call)
         started_at = time.monotonic()
         entry, fault = await _request(asked, manner, clip)

@@ -220,7 +220,7 @@ class Participants:
 
     @contextmanager
     def step(self, phase: Phase) -> Iterator[None]:
-        """Hold a phase in the body, with a span if it makes a call."""
+        """Run a phase in the body. It has a span if it makes a call."""
         self._step += 1
         self._asked.clear()
         with tracing.LazySpan(f"debate {phase}") as self._phase_span:

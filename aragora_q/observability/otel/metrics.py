@@ -94,7 +94,7 @@ class MetricSender:
             self._is_reading = False
             is_lost = bool(data) and self._exporter.export(MetricsData(data)) is not _SUCCESS
         except Exception:
-            # The log keeps the reason.
+            # The warning about losses takes the reason from this record.
             logging.getLogger("opentelemetry.metrics").exception("metrics not sent")
             is_lost = True
         if is_lost:

@@ -218,7 +218,7 @@ def _faults(signal: Signal) -> Iterator[str]:
     for name, value in of_signal.items():
         is_file = re.fullmatch(f"{_OTLP}(CERTIFICATE|CLIENT_KEY|CLIENT_CERTIFICATE)", name)
         if is_file and not (Path(value).is_file() and os.access(value, os.R_OK)):
-            yield f"{name} is {value!r:.100}: there is no such file, or it may not be read"
+            yield f"{name} is {value!r:.100}: no such file, or no permission to read it"
     if signal == "traces" and (batch_size := _batch_size()) > queue_size():
         yield (
             f"OTEL_BSP_MAX_EXPORT_BATCH_SIZE ({batch_size}) is above OTEL_BSP_MAX_QUEUE_SIZE "

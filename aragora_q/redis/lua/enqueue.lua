@@ -9,7 +9,7 @@
 -- malformed: not sent by this client) | unknown_source | no_calls (`source` has none to take over) | past (the schedule is
 -- done with this time) | paused (the schedule is) | changed (its missed times are to be counted again)
 --
--- `trace` is the trace context of who sends the jobs; empty: none is known.
+-- `trace` is the trace context that the jobs carry; empty: none.
 -- `terms` are priority, delay in ms and attempts, in one text, because each argument costs time.
 -- `extras` is empty, or a JSON object with some of:
 -- - `hold`: why the job waits for an approval; it is held at once.

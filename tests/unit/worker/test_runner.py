@@ -34,7 +34,7 @@ class _Session:
         return ["released" if report.outcome == Released() else "completed" for report in reports]
 
     async def note_trace(self, job, trace):
-        """As if it were noted."""
+        """Store nothing."""
 
 
 class _Parts:

@@ -15,7 +15,7 @@ JOBS = "/api/v1/queues/debates/jobs"
 def test_only_changes_are_sent_and_each_is_of_its_request(
     acl_server, start_console, tmp_path, receiver
 ):
-    """Requests of one connection, sent at once, do not share a trace; codes of logins leave no process."""
+    """Requests sent at once on one connection do not share a trace. No login code and no payload is sent."""
     tokens = consoles.write_tokens(tmp_path / "tokens", *Role)
     variables = consoles.settings(
         acl_server.urls,

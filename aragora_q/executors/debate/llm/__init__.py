@@ -2,7 +2,7 @@
 
 `agent.py` asks a model and judges what came back; `models.py` builds the model that a configuration names;
 `faults.py` turns errors into those that the queue understands; `streaming.py` collects streamed replies;
-`instrumentation.py` makes requests spans where the program traces.
+`instrumentation.py` makes a span of each request if the program traces.
 """
 
 from aragora_q.executors.debate.llm.agent import ModelAgent

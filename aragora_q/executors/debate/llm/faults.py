@@ -203,9 +203,8 @@ def status_code(error: BaseException) -> int | None:
     """Return the HTTP status of a provider's response, if there was one."""
     if isinstance(error, ModelHTTPError):
         return error.status_code
-    code = getattr(
-        error.__cause__, "status_code", None
-    )  # the library does not raise an HTTP error for a redirect
+    # For a redirect, the library does not raise an HTTP error.
+    code = getattr(error.__cause__, "status_code", None)
     return code if isinstance(code, int) else None
 
 

@@ -1,7 +1,7 @@
-"""Requests to models as spans and metrics, by the library's own instrumentation.
+"""Spans and metrics of requests to models, made by the library's own instrumentation.
 
-Its format 6 follows the semantic conventions for generative AI as of OpenTelemetry 1.37, which call the
-provider `gen_ai.provider.name`; it repeats it under the older name `gen_ai.system`.
+Its format 6 follows version 1.37 of OpenTelemetry's semantic conventions for generative AI. They call the
+provider `gen_ai.provider.name`; the library also sends it under the older name `gen_ai.system`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from aragora_q.observability.otel import variables
 
 
 def traced(model: Model) -> Model:
-    """Return `model` with requests that are spans of the program's tracer provider.
+    """Return `model` with a span of the program's tracer provider for each request.
 
-    Unless `variables.CAPTURE` allows it, they have no prompt, no reply and no form of a reply. They never
-    have the text of an error, in which a provider may repeat a prompt or a key.
+    Unless `variables.CAPTURE` allows it, spans contain no prompt, no reply and no form of a reply. They never
+    contain the text of an error, in which a provider may repeat a prompt or a key.
     """
     has_content = variables.is_content_on()
     covered = _Covered(model) if has_content else _WithoutForms(model)
@@ -35,7 +35,7 @@ def traced(model: Model) -> Model:
 
 
 class _Instrumentation(InstrumentationSettings):
-    """Settings of the library without its `include_content`, which allows texts of errors, too."""
+    """The library's settings without its `include_content`, which would also allow texts of errors."""
 
     def __init__(self, provider: trace.TracerProvider, *, has_content: bool) -> None:
         super().__init__(
@@ -55,14 +55,14 @@ class _Instrumentation(InstrumentationSettings):
 
 @lru_cache(maxsize=1)
 def _shared(provider: trace.TracerProvider, *, has_content: bool) -> _Instrumentation:
-    """Return the settings that all models share: the meters that they make are never freed."""
+    """Return the settings that all models share, because the meters that each makes are never freed."""
     return _Instrumentation(provider, has_content=has_content)
 
 
 class _Covered(WrapperModel):
-    """A model whose request has no spans below its own: clients of some providers make such, with prompts.
+    """A model whose requests have no spans below their own: some providers' clients make them, with prompts.
 
-    Its own tells how it failed, which the library leaves to its log of exceptions.
+    The span of a request has the type of its error, which the library puts only into an event.
     """
 
     async def request(
@@ -84,9 +84,9 @@ class _Covered(WrapperModel):
 
 
 class _WithoutForms(_Covered):
-    """One that tells its span nothing of the form of replies, which may be a schema of the job.
+    """A covered model whose spans do not contain the form of replies, which may be a schema of the job.
 
-    A span shows the prepared parameters of what it covers; the model itself prepares those that it sends.
+    A span has the parameters that this class prepares; the model itself prepares those that it sends.
     """
 
     def prepare_request(
@@ -99,9 +99,9 @@ class _WithoutForms(_Covered):
 
 @contextmanager
 def _covered() -> Iterator[None]:
-    """While the body runs, let the current span be as if it were not sampled; if it raises, say so there.
+    """Let the current span look as if it were not sampled while the body runs; note an error of the body in it.
 
-    So the children of the span are not sampled, by any sampler that goes by the parent.
+    Samplers that go by the parent do not sample the span's children then.
     """
     span = trace.get_current_span()
     current = span.get_span_context()

@@ -85,7 +85,7 @@ def _provider(name: str, config: AgentConfig, key: str | None) -> tuple[Provider
 
 
 def _without_trace(provider: Provider[Any]) -> Provider[Any]:
-    """Let a provider send no trace context. Its HTTP client has no public name, and may be of another kind."""
+    """Let a provider send no trace context. Its HTTP client, if it has one, is a private attribute."""
     if (client := getattr(provider, "_own_http_client", None)) is not None:
         hide_trace(client)
     return provider

@@ -99,7 +99,7 @@ class Client(httpx2.AsyncClient):
 
 
 def hide_trace(client: Any) -> None:
-    """Let an HTTP client, of httpx or httpx2, send no trace context, which libraries add to requests."""
+    """Let an HTTP client, of httpx or httpx2, remove the trace context that libraries add to requests."""
     client.event_hooks["request"].append(_without_trace)  # the last to see a request
 
 

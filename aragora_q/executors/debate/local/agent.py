@@ -38,7 +38,6 @@ def create(name: str, config: AgentConfig, settings: QueueConfig) -> LocalAgent:
     agent.model = config.model
     agent.price = price_of(config, settings, name=name)
     agent.provider = provider_of(config)
-    agent.account = account_of(
-        agent.provider, gethostname(), None
-    )  # each machine has its own server
+    # Each machine has its own server.
+    agent.account = account_of(agent.provider, gethostname(), None)
     return agent
