@@ -195,8 +195,8 @@ class Job:
     progress: dict[str, Any] | None = None
     """What the executor last reported with `report_progress`."""
     trace: str = ""
-    """The trace context in which the job was enqueued, or that of its latest sampled attempt: the headers
-    `traceparent` and, after a space, `tracestate` of W3C Trace Context. Empty if none is known."""
+    """The trace context in which the job was enqueued, or that of an attempt since, the latest one that was
+    sampled: `traceparent` and, after a space, `tracestate` of W3C Trace Context. Empty if none is known."""
     is_restart: bool = False
     """True if the running attempt is not the first start of the job. Set only in the worker that runs it."""
     raw_payload: bytes = b""
@@ -428,7 +428,11 @@ class JobQueue(ABC):
     async def close(self) -> None:
         """Close the queue's connections, after its workers in this program released their jobs and stopped.
 
-        Other calls under way raise QueueClosed; they may have taken effect.
+        A call that is cancelled, as by a time limit, goes on in the background. Other calls under way raise
+        QueueClosed; they may have taken effect.
+
+        Raises:
+            RuntimeError: the queue is in use in another event loop, which is still open. Nothing is closed.
         """
 
 

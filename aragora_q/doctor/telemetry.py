@@ -14,6 +14,7 @@ from aragora_q.observability.otel.variables import SENT, Signal
 
 _CHECK = "environment"
 _BASE = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_SAMPLER, _RATIO = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
 
 
 def _warning(detail: str, remedy: str = "") -> Finding:
@@ -37,12 +38,18 @@ def of_telemetry() -> list[Finding]:
     asked = [signal for signal in SENT if variables.exporters(signal)]
     for signal in asked:
         findings += _of_signal(signal)
-    if asked:
-        findings += _of_paths()
     if "traces" not in asked:
-        findings += _of_nothing()
-    elif reason := variables.content_fault():
-        findings.append(_warning(f"spans have no content: {reason}"))
+        findings += _of_nothing(has_metrics=bool(asked))
+    else:
+        if reason := variables.content_fault():
+            findings.append(_warning(f"spans have no content: {reason}"))
+        if variables.variable(_RATIO) and not variables.variable(_SAMPLER):
+            findings.append(
+                _warning(
+                    f"{_RATIO} is set, but all traces are sent",
+                    f"set {_SAMPLER}=parentbased_traceidratio, too",
+                )
+            )
     if "metrics" not in asked and variables.variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"):
         findings.append(
             _warning(
@@ -50,17 +57,24 @@ def of_telemetry() -> list[Finding]:
                 "set OTEL_METRICS_EXPORTER=otlp, too",
             )
         )
-    return findings
+    return list(dict.fromkeys(findings))
 
 
-def _of_nothing() -> Iterator[Finding]:
-    """Name variables that are there for nothing: misspelled, or switched off."""
-    names = sorted(name for name in os.environ if re.match("OTEL_(EXP|SDK|TRACE)", name))
-    if names and variables.variable("OTEL_TRACES_EXPORTER").strip() != "none":
-        yield _warning(
-            f"no spans are sent: none of {', '.join(names):.200} names a receiver, or they switch it off",
-            f"set {_BASE}, without OTEL_SDK_DISABLED",
-        )
+def _of_nothing(*, has_metrics: bool) -> Iterator[Finding]:
+    """Name variables that look as if they asked for spans."""
+    pattern = "OTEL_TRACES?_" if has_metrics else "OTEL_(TRACES?_|EXP(?!ERIMENTAL))"
+    names = sorted(
+        name
+        for name, value in os.environ.items()
+        if value and re.match(pattern, name) and "_METRICS_" not in name
+    )
+    if not names or variables.variable("OTEL_TRACES_EXPORTER").strip() == "none":
+        return
+    if variables.is_disabled():
+        yield Finding("note", _CHECK, "no spans are sent: OTEL_SDK_DISABLED switches them off")
+    else:
+        detail = f"no spans are sent: none of {', '.join(names):.200} names a receiver"
+        yield _warning(detail, f"set {_BASE}")
 
 
 def _of_signal(signal: Signal) -> Iterator[Finding]:
@@ -75,17 +89,21 @@ def _of_signal(signal: Signal) -> Iterator[Finding]:
             said = variables.of_traces() if signal == "traces" else {}
             more = "".join(f", {name} {value}" for name, value in said.items())
             yield Finding("note", _CHECK, f"{what} are sent: {receiver}{more}")
+    yield from _of_path(signal)
 
 
-def _of_paths() -> Iterator[Finding]:
-    for signal in SENT:
-        name = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
-        if urlsplit(variables.variable(name)).path in ("", "/") and variables.variable(name):
+def _of_path(signal: Signal) -> Iterator[Finding]:
+    """Say if the path of an address is not that of the signal. With gRPC, there is none."""
+    if "otlp" not in variables.exporters(signal) or not variables.is_http(signal):
+        return
+    own = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"
+    if address := variables.variable(own):
+        if urlsplit(address).path in ("", "/"):
             yield _warning(
-                f"{name} has no path, and none is added to it",
+                f"{own} has no path, and none is added to it",
                 f"add /v1/{signal}, or set {_BASE} instead",
             )
-    if found := re.search("/v1/(traces|metrics)/?$", variables.variable(_BASE)):
+    elif found := re.search("/v1/(traces|metrics)/?$", variables.variable(_BASE)):
         yield _warning(
             f"{_BASE} ends in {found[0]}, but the path of each signal is added to it",
             f"leave it out, or set OTEL_EXPORTER_OTLP_{found[1].upper()}_ENDPOINT instead",

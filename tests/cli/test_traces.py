@@ -148,6 +148,7 @@ def test_doctor_asks_the_receivers(cli_command, receiver):
     [
         (403, "HTTP 403: check OTEL_EXPORTER_OTLP_HEADERS"),
         (503, "HTTP 503"),
+        ("busy", "HTTP 429"),
         ("silent", "no answer in time"),
         ("down", "ConnectionError: Connection refused"),
         ("grpc", f"no answer in HTTP: {GRPC_HINT}"),
@@ -160,6 +161,8 @@ def test_doctor_says_why_spans_do_not_arrive(cli_command, receiver, state, reaso
     with ExitStack() as stack:
         if isinstance(state, int):
             receiver.status = state
+        elif state == "busy":
+            receiver.status, receiver.headers = 429, {"Retry-After": "100"}
         elif state == "silent":
             receiver.may_answer.clear()
         elif state == "down":
@@ -207,12 +210,21 @@ def _grpc_server():
         ({"OTEL_TRACES_EXPORTER": "console", CAPTURE: "event_only"}, None),
         (
             {
-                "OTEL_TRACES_EXPORTER": "console",
+                "OTEL_TRACES_EXPORTER": "otlp",
                 "OTEL_EXPORTER_OTLP_ENDPOINT": "http://h/v1/traces",
             },
             "ends in /v1/traces",
         ),
         ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://h:4318"}, "has no path"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://u:SECRET\u2100@h"}, "is not a URL"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://[::1"}, "is not a URL"),
+        (
+            {
+                "OTEL_TRACES_EXPORTER": "console",
+                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://[x]:4318",
+            },
+            "no metrics are sent",
+        ),
         (
             {
                 "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://h/v1/metrics",
@@ -224,7 +236,20 @@ def _grpc_server():
             {"OTEL_EXPORTER_OTLP_ENDPIONT": "http://h"},
             "OTEL_EXPORTER_OTLP_ENDPIONT names a receiver",
         ),
-        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, "switch it off"),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, None),
+        ({"OTEL_SDK_DISABLED": "true"}, None),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, None),
+        ({"OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "host"}, None),
+        (
+            {
+                "OTEL_METRICS_EXPORTER": "otlp",
+                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://h/v1/metrics",
+                "OTEL_EXPORTER_OTLP_HEADERS": "key=SECRET",
+            },
+            None,
+        ),
+        ({"OTEL_METRICS_EXPORTER": "console", "OTEL_TRACE_EXPORTER": "otlp"}, "no spans are sent"),
+        ({"OTEL_TRACES_EXPORTER": "console", "OTEL_TRACES_SAMPLER_ARG": "0.1"}, "all traces"),
         ({"OTEL_TRACES_EXPORTER": "none"}, None),
         ({CAPTURE: "yes"}, None),
     ],

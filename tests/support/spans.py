@@ -29,7 +29,7 @@ class ReceivedSpan:
 
 
 class Receiver:
-    """An OTLP receiver on loopback. `status` is what it answers; it waits for `may_answer` first."""
+    """An OTLP receiver on loopback: it waits for `may_answer`, and answers with `status` and `headers`."""
 
     def __init__(self):
         self.spans: list[ReceivedSpan] = []
@@ -38,7 +38,7 @@ class Receiver:
         self.bodies: list[bytes] = []
         """All requests, uncompressed, in which a text can be looked for."""
         self.requests = 0
-        self.status = 200
+        self.status, self.headers = 200, {}
         self.may_answer = threading.Event()
         self.may_answer.set()
         receiver = self
@@ -57,6 +57,8 @@ class Receiver:
                 self.send_response(receiver.status)
                 self.send_header("Content-Type", "application/x-protobuf")
                 self.send_header("Content-Length", "0")
+                for name, value in receiver.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
 
             def log_message(self, *_args):

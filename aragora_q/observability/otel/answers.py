@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from http import HTTPStatus
 from typing import Any
 
 import requests
+
+from aragora_q.observability.otel.variables import Signal
 
 MAX_ANSWER_BYTES = 65_536
 
@@ -13,8 +17,13 @@ MAX_ANSWER_BYTES = 65_536
 class BoundedSession(requests.Session):
     """Reads at most MAX_ANSWER_BYTES of an answer, within the time limit of the request.
 
-    A redirect is an error: the exporters would take it for success.
+    A redirect is an error: the exporters would take it for success. The status of other errors is logged,
+    because the exporters do not always log it.
     """
+
+    def __init__(self, signal: Signal) -> None:
+        super().__init__()
+        self._logger = logging.getLogger(f"opentelemetry.{signal}")
 
     def request(self, *arguments: Any, **options: Any) -> requests.Response:
         """As `Session.request`, without the body of the answer. Raises RequestException."""
@@ -26,8 +35,11 @@ class BoundedSession(requests.Session):
             response._content = b""  # noqa: SLF001 - else reading it raises: it has been read
         finally:
             response.close()
-        if response.is_redirect:
-            raise requests.HTTPError(f"HTTP {response.status_code}", response=response)
+        status_code = response.status_code
+        if HTTPStatus.MULTIPLE_CHOICES <= status_code < HTTPStatus.BAD_REQUEST:
+            raise requests.HTTPError(f"HTTP {status_code}", response=response)
+        if status_code >= HTTPStatus.BAD_REQUEST:
+            self._logger.error("HTTP %d", status_code)
         return response
 
 

@@ -136,7 +136,7 @@ def _exporter(signal: Signal, name: str) -> Any:
     if found.name == "otlp_proto_http":
         from aragora_q.observability.otel.answers import BoundedSession  # noqa: PLC0415 - likewise
 
-        return found.load()(session=BoundedSession())
+        return found.load()(session=BoundedSession(signal))
     return found.load()()
 
 

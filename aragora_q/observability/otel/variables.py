@@ -73,7 +73,11 @@ _RULES = (
         "(parentbased_)?(always_on|always_off|traceidratio)",
         "write always_on, always_off or parentbased_traceidratio, for example",
     ),
-    ("OTEL_TRACES_SAMPLER_ARG", r"\s*(0*(\.\d*)?|0*1(\.0*)?)\s*", "write a number from 0 to 1"),
+    (
+        "OTEL_TRACES_SAMPLER_ARG",
+        r"(?=.*\d)\s*(0*(\.\d*)?|0*1(\.0*)?)\s*",
+        "write a number from 0 to 1",
+    ),
     (
         "OTEL_METRICS_EXEMPLAR_FILTER",
         r"\s*(always_on|always_off|trace_based)\s*",
@@ -109,9 +113,14 @@ def _of_otlp(signal: Signal, what: str) -> tuple[str, str]:
     return "", ""
 
 
+def is_disabled() -> bool:
+    """Return True if nothing is to be sent, whatever the other variables say."""
+    return variable("OTEL_SDK_DISABLED").lower().strip() == "true"
+
+
 def exporters(signal: Signal) -> list[str]:
     """Return the names of the exporters that the variables ask for. Metrics are sent only if named."""
-    if variable("OTEL_SDK_DISABLED").lower().strip() == "true":
+    if is_disabled():
         return []
     names = variable(f"OTEL_{signal.upper()}_EXPORTER").strip()
     if not names and signal == "traces" and _of_otlp(signal, "ENDPOINT")[1]:
@@ -136,6 +145,11 @@ def _protocol(signal: Signal) -> str:
     return _of_otlp(signal, "PROTOCOL")[1].strip() or HTTP
 
 
+def is_http(signal: Signal) -> bool:
+    """Return True if a signal is sent as HTTP, not as gRPC."""
+    return _protocol(signal) == HTTP
+
+
 def destination(signal: Signal, name: str) -> str:
     """Return an exporter's name, and host and port of its receiver: the rest of its address may be secret."""
     return f"{name} at {':'.join(map(str, receiver(signal)))}" if name == "otlp" else name
@@ -143,10 +157,8 @@ def destination(signal: Signal, name: str) -> str:
 
 def receiver(signal: Signal) -> tuple[str, int]:
     """Return host and port of the receiver; the variables must have no fault."""
-    is_http = _protocol(signal) == HTTP
-    parts = urlsplit(
-        _of_otlp(signal, "ENDPOINT")[1] or f"http://localhost:{4318 if is_http else _GRPC_PORT}"
-    )
+    port = 4318 if is_http(signal) else _GRPC_PORT
+    parts = urlsplit(_of_otlp(signal, "ENDPOINT")[1] or f"http://localhost:{port}")
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return f"[{host}]" if ":" in host else host, port
@@ -154,7 +166,7 @@ def receiver(signal: Signal) -> tuple[str, int]:
 
 def expects_grpc(signal: Signal) -> bool:
     """Return True if the receiver is sent HTTP, but its port is that of gRPC."""
-    return _protocol(signal) == HTTP and receiver(signal)[1] == _GRPC_PORT
+    return is_http(signal) and receiver(signal)[1] == _GRPC_PORT
 
 
 def is_content_on() -> bool:
