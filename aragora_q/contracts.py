@@ -522,7 +522,7 @@ class WorkerSession(CheckpointStore, ABC):
     async def note_trace(self, job: Job, trace: str) -> None:
         """Store the trace context of an attempt with its job: the next attempt is linked to it.
 
-        Raises LeaseLost if another attempt has begun, or the job has ended.
+        Raises LeaseLost if another attempt has begun, or the job was deleted.
         """
 
     @abstractmethod

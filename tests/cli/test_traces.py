@@ -46,7 +46,7 @@ async def test_jobs_carry_the_context_of_the_shell(cli_command, harness, tmp_pat
 
 
 async def test_the_job_that_follows_a_group_carries_the_context_of_the_shell(cli_command, harness):
-    """It is enqueued when the group ends, by whatever ends it."""
+    """It is enqueued when the group ends, whichever command or worker ends it."""
     await harness.enqueue("a", group="g")
     shell = {"TRACEPARENT": PARENT, "ARAGORA_QUEUE_NAME": harness.config.queue}
     done = cli_command("group", "seal", "g", "--then", "-", stdin='{"payload": {}}', env=shell)

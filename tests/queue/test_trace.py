@@ -92,7 +92,10 @@ async def test_an_id_that_is_used_again_has_the_new_context(harness, receive):
 
 
 async def test_the_owner_of_a_lease_replaces_the_context(harness, receive):
-    """Nothing else changes. Until the next attempt begins it may, even if the job has ended; others may not."""
+    """Nothing else changes.
+
+    It may do so until the next attempt begins, even if the job has ended. Others are refused.
+    """
     session, other = await harness.worker("w1"), await harness.worker("w2")
     receive(SENT)
     await harness.enqueue("a")

@@ -152,7 +152,7 @@ async def test_a_job_that_closes_its_queue(queue, redis_client):
 
 @pytest.mark.parametrize("turns", range(1, 6))
 async def test_a_close_that_is_cancelled_leaves_no_connection(harness, turns):
-    """Nor a search for the primary, whenever it is cancelled: a worker that stops cancels what it does."""
+    """Nor does it leave a search for the primary. It may be cancelled at any step, as by a stopping worker."""
     connection = Connection(harness.config)
     await connection.execute("TIME")
     await connection.pop_blocking("nothing", 0.01)

@@ -189,7 +189,7 @@ async def test_a_trace_that_cannot_be_noted_costs_nothing(worker, spans, error):
 
 @pytest.mark.parametrize("steps", [[], [["permanent"]]])
 async def test_the_trace_of_an_attempt_that_ends_at_once_is_noted(worker, spans, steps):
-    """Also if its note reaches Redis after its report, of a completion or a failure."""
+    """This holds even if the note reaches Redis after the report of a completion or a failure."""
     harness = worker()
     ids = [f"j{n}" for n in range(20)]
     await harness.queue.enqueue_many(Job({"do": steps}, id=each) for each in ids)

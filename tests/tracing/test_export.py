@@ -442,7 +442,7 @@ class TestMetrics:
 
     @pytest.mark.parametrize("failure", ["raise TimeoutError", "time.sleep(60)"])
     def test_metrics_that_cannot_be_read_are_not_the_fault_of_the_receiver(self, receiver, failure):
-        """As while Redis hangs. The one warning says so."""
+        """The registry may wait for Redis, for example. There is one warning, which says so."""
         program = UNREADABLE.replace("FAILURE", failure)
         [warning] = run(program, **sending(receiver, OTEL_METRICS_EXPORTER="otlp")).splitlines()
         assert warning.startswith("warning: metrics not sent count=1 ")

@@ -102,7 +102,7 @@ async def test_the_job_of_a_schedule_carries_a_context(harness, spans):
 
 
 async def test_the_job_that_follows_a_group_carries_the_context_of_who_sealed_it(harness, spans):
-    """Its trace is not that of the attempt that ends the group. To seal again, elsewhere, changes nothing."""
+    """Its trace is not that of the attempt that ends the group. Sealing again changes nothing."""
     await harness.enqueue("a", group="g")
     then = Job({}, id="then")
     assert await harness.queue.seal_group("g", then)
@@ -115,7 +115,7 @@ async def test_the_job_that_follows_a_group_carries_the_context_of_who_sealed_it
 
 
 async def test_a_group_that_cannot_be_sealed_is_a_failed_span(harness, spans):
-    """It is named as the script names it; sealing without a job enqueues nothing, and is no span."""
+    """The type of its error is the script's answer. Sealing without a job makes no span."""
     await harness.enqueue("a", group="g")
     await harness.queue.seal_group("g")
     with pytest.raises(GroupSealed):

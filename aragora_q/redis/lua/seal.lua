@@ -7,7 +7,7 @@
 -- returns: sealed | was-sealed (with the same `then` and `notify`) | other-then (it is sealed with another `then`, or
 -- without) | other-notify | taken (a job has the id of `then`) | refused (too large) | unknown
 --
--- An empty `then_id` means no job; `then_trace` is the trace context of who sends it, or empty; `notify` are names
+-- An empty `then_id` means no job; `then_trace` is the trace context that the job carries, or empty; `notify` are names
 -- separated by spaces, or empty. A group that has no live job ends at once.
 
 local key = group_key(group)
