@@ -59,4 +59,10 @@ class TracedRoute(APIRoute):
                         span.fail(str(status))
                 await send(message)
 
-            await super().handle(scope, receive, send_noted)
+            try:
+                await super().handle(scope, receive, send_noted)
+            except Exception:
+                span.set(
+                    {"http.response.status_code": 500}
+                )  # the app answers it, outside of this route
+                raise

@@ -105,6 +105,7 @@ async def test_only_faults_of_the_server_are_errors(
     assert answer.status_code == status
     [span] = [each for each in spans.get_finished_spans() if each.kind.name == "SERVER"]
     assert span.attributes.get("error.type") == error_type
+    assert span.attributes["http.response.status_code"] == status
     assert span.status.is_ok == (error is None)
     assert "SECRET" not in span.to_json()
 
