@@ -140,12 +140,17 @@ class PrimaryClient:
                 await stale.close()
         return self._pool
 
-    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Start over in another event loop: a connection works only in the one that opened it."""
-        if self._loop is not None and not self._loop.is_closed():
+    def check_loop(self) -> None:
+        """Raise RuntimeError if the client is in use in another event loop, which is still open."""
+        loop = self._loop
+        if loop is not None and loop is not asyncio.get_running_loop() and not loop.is_closed():
             raise RuntimeError(
                 "the queue is in use in another event loop, which is still open: open one queue per event loop"
             )
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start over in another event loop: a connection works only in the one that opened it."""
+        self.check_loop()
         self._loop = loop
         for pool in self._open_pools:
             pool.abandon()
@@ -176,11 +181,7 @@ class PrimaryClient:
         return pool
 
     async def close(self) -> None:
-        """Close all connections. Calls under way and later ones raise QueueClosed.
-
-        Raises:
-            RuntimeError: the connections belong to another event loop, which is still open. Nothing is closed.
-        """
+        """Close all connections. Calls under way and later ones raise QueueClosed. Raises as `check_loop`."""
         if self._loop is not None and self._loop is not asyncio.get_running_loop():
             self._move_to(asyncio.get_running_loop())
         self._is_closed = True

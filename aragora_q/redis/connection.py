@@ -296,8 +296,9 @@ class Connection:
     async def close(self) -> None:
         """Close all connections; an embedded server that is not used any more stops.
 
-        Calls under way and later ones raise QueueClosed.
+        Calls under way and later ones raise QueueClosed. Raises as `check_loop`, before anything is closed.
         """
+        self.check_loop()
         # An exit stack closes both clients, even if this call is cancelled meanwhile.
         async with AsyncExitStack() as closing:
             if self._embedded is not None:
@@ -305,6 +306,11 @@ class Connection:
                 self._embedded = None
             closing.push_async_callback(self._blocking.close)
             closing.push_async_callback(self._client.close)
+
+    def check_loop(self) -> None:
+        """Raise RuntimeError if it is in use in another event loop, which is still open."""
+        for client in (self._client, self._blocking):
+            client.check_loop()
 
     def _head(self, script: Script, key_count: int, keys: Mapping[str, str] | None) -> Head:
         """Return the packed beginning of a call, kept while the script's number of keys stays the same.

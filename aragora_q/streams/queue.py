@@ -51,6 +51,7 @@ from aragora_q.errors import (
     QueueFull,
     did_you_mean,
 )
+from aragora_q.finishing import finish
 from aragora_q.job_rules import check_job, check_phase, forked_from
 from aragora_q.labels import JobFilter, check_notify, decode_labels, encode_labels
 from aragora_q.loose import json_object
@@ -918,17 +919,24 @@ class RedisStreamsQueue(WorkQueue):
             return ["-"] * len(days)
 
     async def close(self) -> None:
+        self.connection.check_loop()
         closing = self._closing
-        loop = asyncio.get_running_loop()
-        if closing is None or closing.done() or closing.get_loop() is not loop:
-            closing = self._closing = loop.create_task(self._close(), name="close queue")
+        if closing is None or closing.done() or closing.get_loop().is_closed():
+            closing = self._closing = asyncio.create_task(self._close(), name="close queue")
         await asyncio.shield(closing)
 
     async def _close(self) -> None:
         try:
-            await asyncio.gather(*(stop() for stop in self.before_close))
+            await finish(self._stop_workers)
         finally:
             await self.connection.close()
+
+    async def _stop_workers(self) -> None:
+        """Stop the workers that use this queue. Raises the first error of one, when all have stopped."""
+        stops = [stop() for stop in self.before_close]
+        for ended in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(ended, BaseException):
+                raise ended
 
 
 async def create_redis_queue(

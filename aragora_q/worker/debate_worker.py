@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from typing import Any, TypedDict
 
 from aragora_q._version import __version__
@@ -15,6 +16,7 @@ from aragora_q.config import QueueConfig
 from aragora_q.context import Executor
 from aragora_q.contracts import Identity
 from aragora_q.errors import SERVER_ERRORS, AragoraQError
+from aragora_q.finishing import finish
 from aragora_q.maintenance import MaintenanceLoop, run_periodically
 from aragora_q.observability.logs import get_logger
 from aragora_q.observability.worker_metrics import WorkerMetrics
@@ -321,12 +323,15 @@ class DebateWorker:
             self._abort.set()
             raise
         finally:
-            await self._despite_cancellation(self._shut_down(fetch, background))
+            try:
+                await finish(partial(self._shut_down, fetch, background), self._abort.set)
+            finally:
+                await self._close()
 
     async def _shut_down(
         self, fetch: asyncio.Task[None], background: list[asyncio.Task[Any]]
     ) -> None:
-        """Stop fetching, drain, deliver the last reports, unregister: in this order.
+        """Stop fetching, drain, deliver the last reports, unregister: in this order. It can be repeated.
 
         A background task never ends by itself: if one did, it failed, and so does the worker.
         """
@@ -341,23 +346,10 @@ class DebateWorker:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        await self._close()
+        await self._leave()
         for task in (*failed, fetch):
-            task.result()
-
-    async def _despite_cancellation(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run to the end even if the caller is cancelled meanwhile, which ends a drain at once."""
-        task = asyncio.create_task(coroutine)
-        is_cancelled = False
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError:
-                is_cancelled = True
-                self._abort.set()
-        task.result()
-        if is_cancelled:
-            raise asyncio.CancelledError
+            if not task.cancelled():
+                task.result()
 
     async def _fetch(self) -> None:
         """Fetch jobs, once it is known which providers take no calls."""
@@ -426,7 +418,8 @@ class DebateWorker:
             with suppress(AragoraQError):  # it is repeated when all attempts have ended
                 await self._fetcher.release_orphans()
 
-    async def _close(self) -> None:
+    async def _leave(self) -> None:
+        """Deliver the last reports and unregister, if Redis answers within CLOSE_TIMEOUT_SECONDS."""
         retry = self._outages.retry_until_available
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
@@ -442,14 +435,15 @@ class DebateWorker:
             )
         else:
             await self._deliver_last_messages()
-        finally:
-            # Last in, first out; each is called, even if one raises or this is cancelled.
-            async with AsyncExitStack() as closing:
-                if self._gates is not None:
-                    closing.push_async_callback(self._gates.close)
-                closing.push_async_callback(self.keeper.stop)
-                closing.callback(self._reporter.give_up)
-                closing.push_async_callback(self._deliverer.close)
+
+    async def _close(self) -> None:
+        # Last in, first out; each is called, even if one raises or this is cancelled.
+        async with AsyncExitStack() as closing:
+            if self._gates is not None:
+                closing.push_async_callback(self._gates.close)
+            closing.push_async_callback(self.keeper.stop)
+            closing.callback(self._reporter.give_up)
+            closing.push_async_callback(self._deliverer.close)
         stats = self.get_stats()
         logger.info(
             "worker stopped",

@@ -192,9 +192,68 @@ async def test_a_close_that_is_cancelled_goes_on(new_harness, seconds):
         await queue.get_status("a")
 
 
-async def test_a_queue_is_closed_in_its_event_loop_only(harness):
-    """Elsewhere, while that loop is open, nothing is closed: the error says why."""
-    await harness.queue.get_status("a")
+@pytest.mark.parametrize("seconds", [0, 0.05])
+async def test_a_program_that_ends_while_it_closes_releases_its_jobs(new_harness, seconds):
+    """The end of `asyncio.run` cancels all tasks, also those that stop the workers."""
+    harness = new_harness()
+    await harness.enqueue("a")
+
+    async def program():
+        queue, entered = RedisStreamsQueue(harness.config), asyncio.Event()
+
+        async def execute(job):
+            entered.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.2)
+
+        worker = DebateWorker(queue, executor=execute)
+        running = asyncio.create_task(worker.start())
+        await entered.wait()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await queue.close()
+        assert not running.done()
+
+    await asyncio.to_thread(asyncio.run, program())
+    fields = harness.fields("a")
+    assert (fields["status"], fields["attempts"]) == ("pending", "0")
+    assert await harness.queue.tracker.worker_ids() == set()
+
+
+async def test_a_queue_is_closed_in_its_event_loop_only(new_harness):
+    """Elsewhere, while that loop is open, nothing is closed and no worker stops: the error says why."""
+    harness, executor = new_harness(), GatedExecutor()
+    worker = DebateWorker(harness.queue, executor=executor)
+    running = asyncio.create_task(worker.start())
+    await harness.enqueue("a")
+    await wait_until(lambda: executor.entered)
     with pytest.raises(RuntimeError, match="another event loop"):
         await asyncio.to_thread(asyncio.run, harness.queue.close())
-    assert await harness.queue.get_status("a") is None
+    executor.gate.set()
+    await harness.wait_for_end("a")
+    assert await harness.queue.connection.read_blocking({"nothing": "0"}, 0.01, 1) == {}
+    await worker.stop()
+    await running
+
+
+async def test_a_worker_that_cannot_stop_does_not_keep_others_from_stopping(new_harness):
+    """The connection is closed after all of them; then the error is raised."""
+    harness, executor = new_harness(), GatedExecutor()
+    queue = RedisStreamsQueue(harness.config)
+    worker = DebateWorker(queue, executor=executor)
+    running = asyncio.create_task(worker.start())
+    await harness.enqueue("a")
+    await wait_until(lambda: executor.entered)
+
+    async def fail():
+        raise OSError("cannot stop")
+
+    queue.before_close.add(fail)
+    with pytest.raises(OSError, match="cannot stop"):
+        await queue.close()
+    await running
+    assert harness.fields("a")["status"] == "pending"
+    with pytest.raises(QueueClosed):
+        await queue.get_status("a")

@@ -116,7 +116,7 @@ def test_no_module_imports_opentelemetry_unless_a_program_traces():
 
 COMMON = """
     __main__ _version backoff base changes cli cli.options cli.output codec config config.redis_url
-    config.settings config.sources config.values errors formats job_rules labels loose money
+    config.settings config.sources config.values errors finishing formats job_rules labels loose money
     moments process redis redis.client redis.connection redis.dialing redis.discovery redis.errors
     redis.keys redis.options redis.pool redis.replies redis.scripts redis.server redis.wire retry
     status streams streams.finding streams.queue tracing work_queue

@@ -191,7 +191,7 @@ local function create_groups()
     local is_labeled = job.then_labels ~= '' and pcall(label, {id, job.then_labels})
     create_job(queue_prefix .. 'job:' .. id, id, job.payload, job.then_priority, job.then_delay_ms,
       job.then_max_attempts)
-    if job.then_trace then redis.call('HSET', queue_prefix .. 'job:' .. id, 'trace', job.then_trace) end
+    if job.then_trace and #job.then_trace <= MAX_TRACE_BYTES then redis.call('HSET', queue_prefix .. 'job:' .. id, 'trace', job.then_trace) end
     if is_labeled then moved(id, nil, 'pending', job.then_labels) end
     redis.call('HSET', key, 'then', 'enqueued', 'then_id', id)
     redis.call('DEL', key .. ':then')  -- last: if the job cannot be created, it waits, and `doctor` finds it
