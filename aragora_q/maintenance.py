@@ -12,7 +12,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -70,15 +70,14 @@ class ReapReport:
 
 
 async def promote_pass(
-    queue: WorkQueue, *, deadline: float | None = None
-) -> tuple[int, float | None]:
-    """Make all due jobs runnable. Returns how many, and the seconds until the next job is due."""
-    promoted = 0
+    queue: WorkQueue, changed: Counter[str], *, deadline: float | None = None
+) -> float | None:
+    """Make all due jobs runnable; count them as `promoted`. Returns the seconds until the next job is due."""
     while True:
         step = await queue.promote()
-        promoted += step.promoted
+        changed["promoted"] += step.promoted
         if step.next_due_seconds != 0 or _is_past(deadline):
-            return promoted, step.next_due_seconds
+            return step.next_due_seconds
 
 
 async def reap_pass(
@@ -93,16 +92,19 @@ async def reap_pass(
     report = ReapReport()
     with _span_of_changes(queue.config.queue) as changed:
         if not dry_run:
-            report.promoted, _ = await promote_pass(queue, deadline=deadline)
-            changed["promoted"] = report.promoted
-        report.reclaimed = await queue.reclaim(reclaimer, dry_run=dry_run, deadline=deadline)
-        if not dry_run:
-            changed["reclaimed"] = len(report.reclaimed)
+            await promote_pass(queue, changed, deadline=deadline)
+        try:
+            await queue.reclaim(
+                reclaimer, dry_run=dry_run, deadline=deadline, results=report.reclaimed
+            )
+        finally:
+            changed["reclaimed"] = 0 if dry_run else len(report.reclaimed)
         if not dry_run and not _is_past(deadline):
-            changed["unheld"] = report.unheld = await _unhold_all(queue, reclaimer, deadline)
+            await _unhold_all(queue, reclaimer, deadline, changed)
         if not dry_run and not _is_past(deadline):
-            removed = await queue.remove_dead_workers()
-            changed["workers_removed"] = report.consumers_deleted = removed
+            changed["workers_removed"] = await queue.remove_dead_workers()
+        report.promoted, report.unheld = changed["promoted"], changed["unheld"]
+        report.consumers_deleted = changed["workers_removed"]
     if not dry_run:
         await queue.sample()
         report.ticks, _ = await Scheduler(queue.schedules, queue.config).step()
@@ -156,18 +158,20 @@ async def purge_pass(
     return purged
 
 
-async def _unhold_all(queue: WorkQueue, reclaimer: str, deadline: float | None) -> int:
+async def _unhold_all(
+    queue: WorkQueue, reclaimer: str, deadline: float | None, changed: Counter[str]
+) -> None:
+    """Free held jobs for which there is room; count them as `unheld`."""
     if not await queue.count_held():
-        return 0
+        return
     gates = queue.gates(reclaimer)
     try:
         if gates is not None:
             await gates.refresh()  # without workers, budgets are those of this process
         held = HeldJobs(queue, gates)
-        unheld = await held.unhold_pass()
+        changed["unheld"] += await held.unhold_pass()
         while not (held.is_at_end or _is_past(deadline)):
-            unheld += await held.unhold_pass()
-        return unheld
+            changed["unheld"] += await held.unhold_pass()
     finally:
         if gates is not None:
             await gates.close()
@@ -229,7 +233,7 @@ class MaintenanceLoop:
             pause_seconds = self._ttl_seconds * max(0.5, claim.registered_workers / 10)
             return jittered(min(pause_seconds, MAX_ASK_SECONDS))
         with _span_of_changes(self._queue.config.queue) as changed:
-            promote = partial(self._promote, changed)
+            promote = partial(promote_pass, self._queue, changed)
             next_due_seconds = await self._unless_refused("promote", promote, None)
             await self._run_if_due(
                 "reclaim", self._reclaim_seconds, partial(self._reclaim, changed)
@@ -271,10 +275,6 @@ class MaintenanceLoop:
         # Each sample is taken as a minute begins, so that they are evenly spaced.
         self._due["sample"] = time.monotonic() + seconds
 
-    async def _promote(self, changed: Counter[str]) -> float | None:
-        changed["promoted"], next_due_seconds = await promote_pass(self._queue)
-        return next_due_seconds
-
     async def _remove(self, changed: Counter[str]) -> None:
         changed["workers_removed"] = await self._queue.remove_dead_workers()
 
@@ -285,8 +285,15 @@ class MaintenanceLoop:
                 logger.info("held jobs freed", extra={"jobs": unheld})
 
     async def _reclaim(self, changed: Counter[str]) -> None:
-        for job in await self._queue.reclaim(self._worker_id):
-            changed["reclaimed"] += 1
+        reclaimed: list[ReclaimResult] = []
+        try:
+            await self._queue.reclaim(self._worker_id, results=reclaimed)
+        finally:
+            changed["reclaimed"] += len(reclaimed)
+            self._log(reclaimed)
+
+    def _log(self, reclaimed: Iterable[ReclaimResult]) -> None:
+        for job in reclaimed:
             logger.warning(
                 "job reclaimed from a dead worker",
                 extra={

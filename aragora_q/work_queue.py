@@ -54,11 +54,17 @@ class WorkQueue(JobQueue):
 
     @abstractmethod
     async def reclaim(
-        self, reclaimer: str, *, dry_run: bool = False, deadline: float | None = None
+        self,
+        reclaimer: str,
+        *,
+        dry_run: bool = False,
+        deadline: float | None = None,
+        results: list[ReclaimResult] | None = None,
     ) -> list[ReclaimResult]:
         """Reclaim the jobs of dead workers: one pass over what is pending, in bounded steps.
 
         No further step starts after `deadline`, a time of `time.monotonic()`; the first one always does.
+        The results are added to `results`, step by step, so that those before an error are known.
         """
 
     @abstractmethod

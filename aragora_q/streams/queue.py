@@ -766,7 +766,12 @@ class RedisStreamsQueue(WorkQueue):
         return MaintenanceClaim(bool(granted), registered_workers, since_purge)
 
     async def reclaim(
-        self, reclaimer: str = REAPER, *, dry_run: bool = False, deadline: float | None = None
+        self,
+        reclaimer: str = REAPER,
+        *,
+        dry_run: bool = False,
+        deadline: float | None = None,
+        results: list[ReclaimResult] | None = None,
     ) -> list[ReclaimResult]:
         """As `WorkQueue.reclaim`. With a `deadline`, continues where the last such pass ran out of time.
 
@@ -774,7 +779,7 @@ class RedisStreamsQueue(WorkQueue):
         """
         is_bounded = deadline is not None and not dry_run
         lane, cursor = await self._reclaim_position() if is_bounded else (0, "-")
-        results: list[ReclaimResult] = []
+        results = [] if results is None else results
         while lane < len(self._keys.streams):
             cursor = await self._reclaim_page(lane, cursor, reclaimer, results, dry_run=dry_run)
             if not cursor:

@@ -11,6 +11,7 @@ import asyncio
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -274,7 +275,8 @@ class Fetcher:
             return True
         if fetched.state != "empty":
             return False
-        _, due_seconds = await self._retry("promote", partial(promote_pass, self._queue))
+        promote = partial(promote_pass, self._queue, Counter[str]())
+        due_seconds = await self._retry("promote", promote)
         if due_seconds is not None and due_seconds <= self._max_retry_delay_seconds:
             return False
         # What was promoted, perhaps by another worker. By one call: its result says whether a job was started.

@@ -1,5 +1,7 @@
 """Spans of maintenance passes, and of what schedules enqueue."""
 
+import asyncio
+
 import pytest
 from support.schedules import daily, minute_before, promise
 from support.workers import LONG_LEASE
@@ -9,6 +11,8 @@ from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
 from aragora_q.errors import RedisUnreachable
 from aragora_q.maintenance import MaintenanceLoop, purge_pass, reap_pass
+from aragora_q.redis.scripts import BATCH_LIMIT
+from aragora_q.streams.queue import RedisStreamsQueue
 
 
 async def test_a_pass_that_changed_something_is_a_span_in_its_own_trace(harness, spans):
@@ -43,6 +47,42 @@ async def test_a_pass_that_fails_has_a_span_of_what_it_changed_before(harness, s
         await reap_pass(harness.queue, "reaper")
     [span] = [span for span in spans.get_finished_spans() if span.name == "maintain debates"]
     assert span.attributes["aragora_q.promoted"] == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "failing_call", "name"),
+    [("promote", 2, "promoted"), ("_reclaim_page", 3, "reclaimed")],  # the first lane is empty
+)
+async def test_a_step_that_fails_has_a_span_of_its_batches_before(
+    harness, spans, monkeypatch, step, failing_call, name
+):
+    """Redis may become unavailable between two batches of one step."""
+    call, calls = getattr(RedisStreamsQueue, step), []
+
+    async def fail_later(*arguments, **options):
+        calls.append(1)
+        if len(calls) == failing_call:
+            raise RedisUnreachable("away")
+        return await call(*arguments, **options)
+
+    ids = [f"j{n}" for n in range(BATCH_LIMIT + 1)]
+    delay_seconds = 3600 if step == "promote" else 0
+    await harness.queue.enqueue_many(Job({}, id=each, delay_seconds=delay_seconds) for each in ids)
+    if step == "promote":
+        harness.redis.zadd(harness.keys.delayed, dict.fromkeys(ids, 0))
+    else:
+        session = await harness.worker("dead")
+        while (await session.start(BATCH_LIMIT)).jobs:
+            pass
+        harness.stop_heartbeat("dead", 1000)
+        for each in ids:
+            harness.backdate(each)
+        await asyncio.sleep(0.01)  # just delivered entries would be looked at
+    monkeypatch.setattr(RedisStreamsQueue, step, fail_later)
+    with pytest.raises(RedisUnreachable):
+        await reap_pass(harness.queue, "reaper")
+    [span] = [span for span in spans.get_finished_spans() if span.name == "maintain debates"]
+    assert span.attributes[f"aragora_q.{name}"] == BATCH_LIMIT
 
 
 async def test_the_job_of_a_schedule_belongs_to_the_pass_that_enqueued_it(new_harness, spans):
