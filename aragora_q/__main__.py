@@ -41,7 +41,7 @@ def main() -> None:
     if "OTEL_PYTHON_CONTEXT" in os.environ:
         import logging  # noqa: PLC0415 - rarely needed
 
-        # redis-py imports it, and it logs a traceback if it cannot use the variable. `observability/otel` warns.
+        # It logs a traceback if it cannot use the variable, in each command, because redis-py imports it.
         logging.getLogger("opentelemetry.context").disabled = True
     try:
         code = _run()

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from aragora_q.doctor.report import Finding
 from aragora_q.observability import otel
-from aragora_q.observability.otel import variables
+from aragora_q.observability.otel import names, variables
 from aragora_q.observability.otel.variables import RATIO, SENT, Signal
 
 _CHECK = "environment"
@@ -58,9 +58,9 @@ def _of_names() -> Iterator[Finding]:
             "OTEL_LOGS_EXPORTER is set, but logs are not sent",
             "let an OpenTelemetry Collector read them: from the journal, or a file",
         )
-    for name, reason in otel.ignore_missing().items():
+    for name, reason in names.ignore_missing().items():
         yield _warning(f"{name} is not used: {reason}")
-    for name in otel.misspelt():
+    for name in names.misspelt():
         yield _warning(f"{name} is not a variable of OpenTelemetry's SDK", "correct or unset it")
 
 
@@ -69,22 +69,22 @@ def _of_no_spans(*, has_metrics: bool) -> Iterator[Finding]:
     if variables.variable("OTEL_TRACES_EXPORTER").strip() == "none":
         return
     of_all = "" if has_metrics else "|OTEL_EXPORTER_OTLP_(?!METRICS_|LOGS_)"
-    unknown = otel.misspelt()
-    names = sorted(
+    unknown = names.misspelt()
+    found = sorted(
         name
         for name, value in os.environ.items()
         if value
         and name not in unknown
         and re.match(f"OTEL_(EXPORTER_OTLP_)?TRACES_{of_all}", name)
     )
-    if names:
+    if found:
         subject = (
-            f"{names[0]} does not name"
-            if len(names) == 1
-            else f"none of {', '.join(names):.200} names"
+            f"{found[0]} does not name"
+            if len(found) == 1
+            else f"none of {', '.join(found):.200} names"
         )
         detail = f"no spans are sent: {subject} a receiver"
-        is_asked = any("TRACES" in name for name in names)
+        is_asked = any("TRACES" in name for name in found)
         yield _warning(detail, f"set {_BASE}") if is_asked else _note(detail)
 
 

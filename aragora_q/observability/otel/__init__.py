@@ -8,14 +8,13 @@ it: what cannot be sent is dropped, with a warning.
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from aragora_q.observability.logs import EventMessage, get_logger
-from aragora_q.observability.otel import variables
+from aragora_q.observability.otel import names, variables
 from aragora_q.observability.otel.variables import SENT, Signal
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ EXIT_SECONDS = 2.0
 
 PROBE_SECONDS = 3.0
 """Longest time of a receiver for an answer to `probe`."""
-
-_ASKING = ("OTEL_TRAC", "OTEL_METRIC", "OTEL_EXPORT")
 
 _registries: list[CollectorRegistry] = []
 _sending: Sending | None = None
@@ -51,13 +48,13 @@ def add_registry(registry: CollectorRegistry) -> None:
 
 @contextmanager
 def exporting(signals: Collection[Signal] = tuple(SENT)) -> Iterator[None]:
-    """While the body runs, send its spans and metrics, or one of them; afterwards, what is left, within EXIT_SECONDS.
+    """While the body runs, send its `signals`; afterwards, what is left, within EXIT_SECONDS.
 
     What cannot be sent is warned of: at the start, at the end, and meanwhile at most once a minute. Used once
     per process: OpenTelemetry's providers cannot be replaced.
     """
-    for name, reason in ignore_missing().items():
-        if is_configured():
+    for name, reason in names.ignore_missing().items():
+        if "traces" in signals and is_configured():
             warn(f"{name} is not used", {"reason": reason})
     global _sending  # noqa: PLW0603 - there is one for each process
     _sending = _start(signals)
@@ -65,38 +62,6 @@ def exporting(signals: Collection[Signal] = tuple(SENT)) -> Iterator[None]:
         yield
     finally:
         finish()
-
-
-def ignore_missing() -> dict[str, str]:
-    """Let OpenTelemetry go on without what variables name but is not installed; return them, and why.
-
-    It would log tracebacks, and raise errors in web frameworks and clients of model providers.
-    """
-    missing = {name: os.environ.pop(name) for name in variables.missing_parts()}
-    reasons = {
-        name: f"no installed package provides {value!r:.100}"
-        for name, value in missing.items()
-        if value
-    }
-    if "OTEL_PROPAGATORS" in os.environ:
-        from aragora_q.observability.otel import propagators  # noqa: PLC0415 - if asked for
-
-        if reason := propagators.load():
-            reasons["OTEL_PROPAGATORS"] = reason
-    return reasons
-
-
-def misspelt() -> list[str]:
-    """Return variables of traces, metrics and exporters that OpenTelemetry does not know; without it, none."""
-    try:
-        from opentelemetry import environment_variables as of_api  # noqa: PLC0415 - if asked for
-        from opentelemetry.sdk import environment_variables as of_sdk  # noqa: PLC0415
-    except ImportError:
-        return []
-    names = [
-        name for name, value in sorted(os.environ.items()) if value and name.startswith(_ASKING)
-    ]
-    return [name for name in names if name not in {*vars(of_api), *vars(of_sdk)}]
 
 
 def finish() -> None:
@@ -112,7 +77,7 @@ def _start(signals: Collection[Signal]) -> Sending | None:
     sent = {}
     for signal in signals:
         what = SENT[signal]
-        if not (names := variables.exporters(signal)):
+        if not (exporters := variables.exporters(signal)):
             continue
         try:
             if (reason := variables.fault(signal)) is None:
@@ -120,7 +85,7 @@ def _start(signals: Collection[Signal]) -> Sending | None:
 
                 sending = sending or Sending()
                 sending.start(signal, _registries)
-                sent[what] = " and ".join(variables.destination(signal, name) for name in names)
+                sent[what] = " and ".join(variables.destination(signal, name) for name in exporters)
         except Exception as error:  # noqa: BLE001 - jobs matter more
             reason = _explain(error)
         if reason is not None:

@@ -94,8 +94,7 @@ _SECRET_RULES = (
     (
         f"{_OTLP}HEADERS",
         rf"({_HEADER}|\s*)(,({_HEADER}|\s*))*",
-        "not a list such as name=value,name=value, without quotes, or spaces in names: write other "
-        "characters as %XX",
+        "not a list such as name=value,name=value without quotes or spaces; write other characters as %XX",
     ),
     (
         "OTEL_RESOURCE_ATTRIBUTES",
