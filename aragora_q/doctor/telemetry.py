@@ -118,9 +118,10 @@ def _of_spans() -> Iterator[Finding]:
 
 def _of_times(signal: Signal) -> Iterator[Finding]:
     """Say if a time is probably in another unit."""
-    name, seconds = variables.timeout(signal)
-    if seconds > _LONG_SECONDS:
-        yield _warning(f"{name} is {seconds:g} seconds: its unit is not milliseconds here")
+    if "otlp" in variables.exporters(signal):
+        name, seconds = variables.timeout(signal)
+        if seconds > _LONG_SECONDS:
+            yield _warning(f"{name} is {seconds:g} seconds: its unit is not milliseconds here")
     if signal == "metrics" and (seconds := variables.interval_seconds()) < _SHORT_SECONDS:
         yield _warning(
             f"OTEL_METRIC_EXPORT_INTERVAL is {seconds * 1000:g} milliseconds: its unit is not seconds"

@@ -329,6 +329,7 @@ def _grpc_server():
             "no spans are sent",
         ),
         ({"OTEL_TRACES_EXPORTER": "console", "OTEL_EXPORTER_OTLP_HEADERS": "SECRET"}, None),
+        ({"OTEL_TRACES_EXPORTER": "console", "OTEL_EXPORTER_OTLP_TIMEOUT": "10s"}, None),
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, None),
         ({"OTEL_SDK_DISABLED": "true"}, None),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, None),

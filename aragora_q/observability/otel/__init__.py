@@ -8,13 +8,14 @@ it: what cannot be sent is dropped, with a warning.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from aragora_q.observability.logs import EventMessage, get_logger
-from aragora_q.observability.otel import names, variables
+from aragora_q.observability.otel import variables
 from aragora_q.observability.otel.variables import SENT, Signal
 
 if TYPE_CHECKING:
@@ -53,9 +54,12 @@ def exporting(signals: Collection[Signal] = tuple(SENT)) -> Iterator[None]:
     What cannot be sent is warned of: at the start, at the end, and meanwhile at most once a minute. Used once
     per process: OpenTelemetry's providers cannot be replaced.
     """
-    for name, reason in names.ignore_missing().items():
-        if "traces" in signals and is_configured():
-            warn(f"{name} is not used", {"reason": reason})
+    if any(name.startswith(("OTEL_PROPAGATORS", "OTEL_PYTHON_")) for name in os.environ):
+        from aragora_q.observability.otel import names  # noqa: PLC0415 - if asked for
+
+        for name, reason in names.ignore_missing().items():
+            if "traces" in signals and is_configured():
+                warn(f"{name} is not used", {"reason": reason})
     global _sending  # noqa: PLW0603 - there is one for each process
     _sending = _start(signals)
     try:
