@@ -39,9 +39,8 @@ def of_telemetry() -> list[Finding]:
         findings += _of_signal(signal)
     if "traces" not in asked:
         findings += _of_no_spans(has_metrics=bool(asked))
-    if variables.variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") and not variables.variable(
-        "OTEL_METRICS_EXPORTER"
-    ):
+    has_exporter = variables.variable("OTEL_METRICS_EXPORTER")
+    if variables.variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") and not has_exporter:
         findings.append(
             _warning(
                 "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT is set, but no metrics are sent",
@@ -70,22 +69,18 @@ def _of_no_spans(*, has_metrics: bool) -> Iterator[Finding]:
         return
     of_all = "" if has_metrics else "|OTEL_EXPORTER_OTLP_(?!METRICS_|LOGS_)"
     unknown = names.misspelt()
+    pattern = f"OTEL_(EXPORTER_OTLP_)?TRACES_{of_all}"
     found = sorted(
         name
         for name, value in os.environ.items()
-        if value
-        and name not in unknown
-        and re.match(f"OTEL_(EXPORTER_OTLP_)?TRACES_{of_all}", name)
+        if value and re.match(pattern, name) and name not in unknown
     )
-    if found:
-        subject = (
-            f"{found[0]} does not name"
-            if len(found) == 1
-            else f"none of {', '.join(found):.200} names"
-        )
-        detail = f"no spans are sent: {subject} a receiver"
-        is_asked = any("TRACES" in name for name in found)
-        yield _warning(detail, f"set {_BASE}") if is_asked else _note(detail)
+    if not found:
+        return
+    text = ", ".join(found)
+    subject = f"{text} does not name" if len(found) == 1 else f"none of {text:.200} names"
+    detail = f"no spans are sent: {subject} a receiver"
+    yield _warning(detail, f"set {_BASE}") if "TRACES" in text else _note(detail)
 
 
 def _of_signal(signal: Signal) -> Iterator[Finding]:
@@ -112,7 +107,7 @@ def _of_spans() -> Iterator[Finding]:
     if variables.variable(RATIO) and not variables.has_ratio():
         yield _warning(
             f"{RATIO} is set, but not used",
-            "set OTEL_TRACES_SAMPLER=parentbased_traceidratio, too",
+            "set OTEL_TRACES_SAMPLER=parentbased_traceidratio, or unset it",
         )
 
 

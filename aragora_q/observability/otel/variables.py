@@ -61,7 +61,7 @@ _COUNT = r"\s*0*[1-9][0-9]{0,8}\s*"
 _POSITIVE = r"\s*(?=.*[1-9])\d{0,9}(\.\d{0,9})?\s*"
 _PAIR = r"\s*[^=,\s][^=,]*=[^,]*"
 _HEADER = r"\s*[!#-'*+.0-9A-Z^-z|~-]+[ \t]*=\s*[ !#-+\--:<-\[\]-~]*\s*"
-"""As the SDK reads it; it leaves out what is not so."""
+"""As the SDK reads one; it leaves out any other."""
 _RULES = (
     (
         "OTEL_BSP_.*",
