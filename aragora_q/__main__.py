@@ -11,6 +11,7 @@ if __name__ == "__main__" and not sys.flags.safe_path:
     del sys.path[0]  # the current directory, where `python -m` looks first: it may be anyone's
 
 import gc
+import os
 
 GC_THRESHOLD = 200_000
 """New objects after which a command looks for garbage; a short one makes fewer, and saves a tenth of its time.
@@ -37,6 +38,11 @@ def main() -> None:
     """Run the command line and exit with its code."""
     gc.set_threshold(GC_THRESHOLD)
     sys.meta_path.insert(0, _RedisWithoutMetrics)
+    if "OTEL_PYTHON_CONTEXT" in os.environ:
+        import logging  # noqa: PLC0415 - rarely needed
+
+        # It logs a traceback if it cannot use the variable, in each command, because redis-py imports it.
+        logging.getLogger("opentelemetry.context").disabled = True
     try:
         code = _run()
     finally:

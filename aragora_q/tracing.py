@@ -333,7 +333,7 @@ def _tracer() -> trace.Tracer | None:
     with _harmless():
         provider = trace.get_tracer_provider()  # a variable may name one that does not exist
     if provider is None:
-        return None
+        provider = trace.NoOpTracerProvider()  # until the program sets one
     if _last[0] is not provider:
         makes_none = isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
         _last = provider, None if makes_none else provider.get_tracer("aragora_q", __version__)

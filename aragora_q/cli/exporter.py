@@ -49,7 +49,7 @@ def exporter(
     host, port = parse_address(listen, "--listen")
     settings = load()
     setup_logging(settings.log_level, settings.log_format)
-    with otel.exporting():
+    with otel.exporting(["metrics"]):
         run(_serve(settings, host, port))
 
 

@@ -9,16 +9,20 @@ from urllib.parse import urlsplit
 
 from aragora_q.doctor.report import Finding
 from aragora_q.observability import otel
-from aragora_q.observability.otel import variables
-from aragora_q.observability.otel.variables import SENT, Signal
+from aragora_q.observability.otel import names, variables
+from aragora_q.observability.otel.variables import RATIO, SENT, Signal
 
 _CHECK = "environment"
 _BASE = "OTEL_EXPORTER_OTLP_ENDPOINT"
-_SAMPLER, _RATIO = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
+_LONG_SECONDS, _SHORT_SECONDS = 600, 1
 
 
 def _warning(detail: str, remedy: str = "") -> Finding:
     return Finding("warning", _CHECK, detail, remedy)
+
+
+def _note(detail: str) -> Finding:
+    return Finding("note", _CHECK, detail)
 
 
 def of_telemetry() -> list[Finding]:
@@ -27,30 +31,16 @@ def of_telemetry() -> list[Finding]:
     Each receiver is sent an empty request, and has a few seconds to answer. Without variables that ask for
     it, nothing is sent.
     """
-    findings = []
-    if variables.variable("OTEL_LOGS_EXPORTER").strip() not in ("", "none"):
-        findings.append(
-            _warning(
-                "OTEL_LOGS_EXPORTER is set, but logs are not sent",
-                "let an OpenTelemetry Collector read them: from the journal, or a file",
-            )
-        )
+    if variables.is_disabled():
+        return [_note("no spans and no metrics are sent: OTEL_SDK_DISABLED switches them off")]
+    findings = [*_of_names()]
     asked = [signal for signal in SENT if variables.exporters(signal)]
     for signal in asked:
         findings += _of_signal(signal)
     if "traces" not in asked:
-        findings += _of_nothing(has_metrics=bool(asked))
-    else:
-        if reason := variables.content_fault():
-            findings.append(_warning(f"spans have no content: {reason}"))
-        if variables.variable(_RATIO) and not variables.variable(_SAMPLER):
-            findings.append(
-                _warning(
-                    f"{_RATIO} is set, but all traces are sent",
-                    f"set {_SAMPLER}=parentbased_traceidratio, too",
-                )
-            )
-    if "metrics" not in asked and variables.variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"):
+        findings += _of_no_spans(has_metrics=bool(asked))
+    has_exporter = variables.variable("OTEL_METRICS_EXPORTER")
+    if variables.variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") and not has_exporter:
         findings.append(
             _warning(
                 "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT is set, but no metrics are sent",
@@ -60,21 +50,37 @@ def of_telemetry() -> list[Finding]:
     return list(dict.fromkeys(findings))
 
 
-def _of_nothing(*, has_metrics: bool) -> Iterator[Finding]:
-    """Name variables that look as if they asked for spans."""
-    pattern = "OTEL_TRACES?_" if has_metrics else "OTEL_(TRACES?_|EXP(?!ERIMENTAL))"
-    names = sorted(
+def _of_names() -> Iterator[Finding]:
+    """Name variables that do nothing."""
+    if variables.variable("OTEL_LOGS_EXPORTER").strip() not in ("", "none"):
+        yield _warning(
+            "OTEL_LOGS_EXPORTER is set, but logs are not sent",
+            "let an OpenTelemetry Collector read them: from the journal, or a file",
+        )
+    for name, reason in names.ignore_missing().items():
+        yield _warning(f"{name} is not used: {reason}")
+    for name in names.misspelt():
+        yield _warning(f"{name} is not a variable of OpenTelemetry's SDK", "correct or unset it")
+
+
+def _of_no_spans(*, has_metrics: bool) -> Iterator[Finding]:
+    """Name variables that look as if they asked for spans; those of all signals may be meant for others."""
+    if variables.variable("OTEL_TRACES_EXPORTER").strip() == "none":
+        return
+    of_all = "" if has_metrics else "|OTEL_EXPORTER_OTLP_(?!METRICS_|LOGS_)"
+    unknown = names.misspelt()
+    pattern = f"OTEL_(EXPORTER_OTLP_)?TRACES_{of_all}"
+    found = sorted(
         name
         for name, value in os.environ.items()
-        if value and re.match(pattern, name) and "_METRICS_" not in name
+        if value and re.match(pattern, name) and name not in unknown
     )
-    if not names or variables.variable("OTEL_TRACES_EXPORTER").strip() == "none":
+    if not found:
         return
-    if variables.is_disabled():
-        yield Finding("note", _CHECK, "no spans are sent: OTEL_SDK_DISABLED switches them off")
-    else:
-        detail = f"no spans are sent: none of {', '.join(names):.200} names a receiver"
-        yield _warning(detail, f"set {_BASE}")
+    text = ", ".join(found)
+    subject = f"{text} does not name" if len(found) == 1 else f"none of {text:.200} names"
+    detail = f"no spans are sent: {subject} a receiver"
+    yield _warning(detail, f"set {_BASE}") if "TRACES" in text else _note(detail)
 
 
 def _of_signal(signal: Signal) -> Iterator[Finding]:
@@ -88,8 +94,33 @@ def _of_signal(signal: Signal) -> Iterator[Finding]:
         else:
             said = variables.of_traces() if signal == "traces" else {}
             more = "".join(f", {name} {value}" for name, value in said.items())
-            yield Finding("note", _CHECK, f"{what} are sent: {receiver}{more}")
+            yield _note(f"{what} are sent: {receiver}{more}")
     yield from _of_path(signal)
+    yield from _of_times(signal)
+    if signal == "traces":
+        yield from _of_spans()
+
+
+def _of_spans() -> Iterator[Finding]:
+    if reason := variables.content_fault():
+        yield _warning(f"spans have no content: {reason}")
+    if variables.variable(RATIO) and not variables.has_ratio():
+        yield _warning(
+            f"{RATIO} is set, but not used",
+            "set OTEL_TRACES_SAMPLER=parentbased_traceidratio, or unset it",
+        )
+
+
+def _of_times(signal: Signal) -> Iterator[Finding]:
+    """Say if a time is probably in another unit."""
+    if "otlp" in variables.exporters(signal):
+        name, seconds = variables.timeout(signal)
+        if seconds > _LONG_SECONDS:
+            yield _warning(f"{name} is {seconds:g} seconds: its unit is not milliseconds here")
+    if signal == "metrics" and (seconds := variables.interval_seconds()) < _SHORT_SECONDS:
+        yield _warning(
+            f"OTEL_METRIC_EXPORT_INTERVAL is {seconds * 1000:g} milliseconds: its unit is not seconds"
+        )
 
 
 def _of_path(signal: Signal) -> Iterator[Finding]:

@@ -142,6 +142,57 @@ def test_doctor_asks_the_receivers(cli_command, receiver):
     assert (receiver.spans, receiver.metrics) == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("sampler", "ratio"),
+    [("always_off", ""), ("parentbased_always_off", ""), ("parentbased_traceidratio", "0.0")],
+)
+def test_doctor_says_that_no_trace_begins(cli_command, receiver, sampler, ratio):
+    """Neither the sampler nor its ratio is a fault. The exporter may have its name in Python."""
+    variables = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+        "OTEL_TRACES_EXPORTER": "otlp_proto_http",
+        "OTEL_TRACES_SAMPLER": sampler,
+        "OTEL_TRACES_SAMPLER_ARG": ratio,
+    }
+    said = f"otlp at {receiver.url.removeprefix('http://')}, sampler {sampler} {ratio}".strip()
+    assert _found(cli_command("doctor", "--json", env=variables)) == [
+        ("note", f"spans are sent: {said}, so no trace begins here")
+    ]
+    assert receiver.requests == 1
+
+
+def test_one_warning_of_each_variable_that_is_not_used(cli_command, receiver):
+    """By the command, and by doctor; spans go on."""
+    variables = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+        "OTEL_PYTHON_CONTEXT": "other",
+        "OTEL_PROPAGATORS": "other",
+    }
+    done = cli_command("enqueue", *DEBATE, "--quiet", env=variables)
+    assert [line.partition(" is not used ")[0] for line in done.err.splitlines()] == [
+        "warning: OTEL_PYTHON_CONTEXT", "warning: OTEL_PROPAGATORS",
+    ]  # fmt: skip
+    assert len(receiver.spans) == 1
+    asked = cli_command("doctor", "--json", env=variables)
+    assert asked.err == ""
+    warned = [detail for severity, detail in _found(asked) if severity == "warning"]
+    assert [detail.partition(" is not used: ")[0] for detail in warned] == [
+        "OTEL_PYTHON_CONTEXT", "OTEL_PROPAGATORS",
+    ]  # fmt: skip
+
+
+def test_disabled_is_one_note(cli_command):
+    """Nothing else is said."""
+    variables = {
+        "OTEL_SDK_DISABLED": "true",
+        "OTEL_TRACES_EXPORTER": "zipkin",
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://h",
+    }
+    [(severity, detail)] = _found(cli_command("doctor", "--json", env=variables))
+    assert severity == "note"
+    assert "OTEL_SDK_DISABLED" in detail
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("state", "reason"),
@@ -206,6 +257,9 @@ def _grpc_server():
         ),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "SECRET"}, "no spans are sent"),
         ({"OTEL_LOGS_EXPORTER": "otlp"}, "logs are not sent"),
+        ({"OTEL_LOGS_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, None),
+        ({"OTEL_PYTHON_TRACER_PROVIDER": "other"}, "OTEL_PYTHON_TRACER_PROVIDER is not used"),
+        ({"OTEL_TRACES_EXPORTER": "console", "OTEL_PYTHON_METER_PROVIDER": "x"}, "is not used"),
         ({"OTEL_TRACES_EXPORTER": "console", CAPTURE: "yes"}, "spans have no content"),
         ({"OTEL_TRACES_EXPORTER": "console", CAPTURE: "event_only"}, None),
         (
@@ -234,8 +288,48 @@ def _grpc_server():
         ),
         (
             {"OTEL_EXPORTER_OTLP_ENDPIONT": "http://h"},
-            "OTEL_EXPORTER_OTLP_ENDPIONT names a receiver",
+            "OTEL_EXPORTER_OTLP_ENDPIONT is not a variable",
         ),
+        (
+            {"OTEL_EXPORTER_OLTP_ENDPOINT": "http://h", "OTEL_METRICS_EXPORTER": "console"},
+            "OTEL_EXPORTER_OLTP_ENDPOINT is not a variable",
+        ),
+        ({"OTEL_TRACES_EXPORTER": "console", "OTEL_TRACES_SAMPLR": "x"}, "is not a variable"),
+        ({"OTEL_METRIC_EXPORTER": "console"}, "is not a variable"),
+        ({"OTEL_TRACES_SAMPLER": "always_on"}, "OTEL_TRACES_SAMPLER does not name a receiver"),
+        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "5"}, None),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "key=SECRET", "OTEL_EXPORTER_OTLP_PROTOCOL": "x"}, None),
+        ({"OTEL_EXPORTER_PROMETHEUS_PORT": "9000"}, None),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://h/v1/metrics",
+                "OTEL_METRICS_EXPORTER": "none",
+            },
+            None,
+        ),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_TIMEOUT": "10000"}, "seconds"),
+        (
+            {"OTEL_METRICS_EXPORTER": "console", "OTEL_METRIC_EXPORT_INTERVAL": "60"},
+            "OTEL_METRIC_EXPORT_INTERVAL is 60 milliseconds",
+        ),
+        (
+            {
+                "OTEL_TRACES_EXPORTER": "console",
+                "OTEL_TRACES_SAMPLER": "always_on",
+                "OTEL_TRACES_SAMPLER_ARG": "some",
+            },
+            "OTEL_TRACES_SAMPLER_ARG is set, but not used",
+        ),
+        (
+            {
+                "OTEL_TRACES_EXPORTER": "console",
+                "OTEL_TRACES_SAMPLER": "some",
+                "OTEL_TRACES_SAMPLER_ARG": "0.1",
+            },
+            "no spans are sent",
+        ),
+        ({"OTEL_TRACES_EXPORTER": "console", "OTEL_EXPORTER_OTLP_HEADERS": "SECRET"}, None),
+        ({"OTEL_TRACES_EXPORTER": "console", "OTEL_EXPORTER_OTLP_TIMEOUT": "10s"}, None),
         ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, None),
         ({"OTEL_SDK_DISABLED": "true"}, None),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, None),
@@ -248,8 +342,8 @@ def _grpc_server():
             },
             None,
         ),
-        ({"OTEL_METRICS_EXPORTER": "console", "OTEL_TRACE_EXPORTER": "otlp"}, "no spans are sent"),
-        ({"OTEL_TRACES_EXPORTER": "console", "OTEL_TRACES_SAMPLER_ARG": "0.1"}, "all traces"),
+        ({"OTEL_METRICS_EXPORTER": "console", "OTEL_TRACE_EXPORTER": "otlp"}, "not a variable"),
+        ({"OTEL_TRACES_EXPORTER": "console", "OTEL_TRACES_SAMPLER_ARG": "0.1"}, "not used"),
         ({"OTEL_TRACES_EXPORTER": "none"}, None),
         ({CAPTURE: "yes"}, None),
     ],

@@ -91,6 +91,20 @@ def test_an_error_is_named_by_its_type_only(spans):
     assert span.events == ()
 
 
+def test_a_provider_that_does_not_load_is_asked_for_once(monkeypatch, caplog):
+    """OpenTelemetry logs a traceback for each time. One that the program sets later is used."""
+    monkeypatch.setenv("OTEL_PYTHON_TRACER_PROVIDER", "other")
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+    monkeypatch.setattr(tracing, "_last", (None, None))
+    for _ in range(3):
+        assert not tracing.is_on()
+    assert [record.name for record in caplog.records if record.exc_info] == [
+        "opentelemetry.util._providers"
+    ]
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", TracerProvider(shutdown_on_exit=False))
+    assert tracing.is_on()
+
+
 class Rude(SpanProcessor):
     """Raises when a span begins, or when it ends."""
 

@@ -138,9 +138,7 @@ class TestConfiguration:
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "gzip"),
             ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere", "no such file"),
             ("OTEL_TRACES_SAMPLER", "always_on ", "always_on"),
-            ("OTEL_PYTHON_CONTEXT", "gevent", "unset it"),
-            ("OTEL_PYTHON_TRACER_PROVIDER", "other", "unset it"),
-            ("OTEL_PYTHON_METER_PROVIDER", "other", "unset it"),
+            ("OTEL_TRACES_EXPORTER", "otlp_proto_grpc", "opentelemetry-exporter-otlp-proto-grpc"),
         ],
     )
     def test_a_wrong_value_is_named(self, name, value, advice, monkeypatch):
@@ -157,6 +155,8 @@ class TestConfiguration:
             ("OTEL_METRICS_EXPORTER", "prometheus", "metrics"),
             ("OTEL_METRIC_EXPORT_INTERVAL", "0", "metrics"),
             ("OTEL_METRICS_EXEMPLAR_FILTER", "some", "metrics"),
+            ("OTEL_TRACES_SAMPLER_ARG", "some", ""),
+            ("OTEL_LOGRECORD_ATTRIBUTE_COUNT_LIMIT", "many", ""),
             ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "10s", "metrics"),
             ("OTEL_TRACES_EXPORTER", "zipkin", "traces"),
             ("OTEL_TRACES_SAMPLER", "sometimes", "traces"),
@@ -188,9 +188,11 @@ class TestConfiguration:
             ("OTEL_EXPORTER_OTLP_COMPRESSION", " gzip "),
             ("OTEL_TRACES_EXPORTER", " otlp , otlp "),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf "),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a = b c , ,x=%22y%22,"),
+            ("OTEL_RESOURCE_ATTRIBUTES", ' a = "b c" , ,'),
         ],
     )
-    def test_spaces_that_do_not_matter(self, receiver, name, value):
+    def test_spaces_and_empty_parts_that_do_not_matter(self, receiver, name, value):
         assert run(SPANS, 1, **sending(receiver, **{name: value})) == ""
         assert receiver.spans
 
@@ -204,11 +206,24 @@ class TestConfiguration:
 
     def test_propagators_that_are_not_installed_stop_nothing(self, receiver):
         """There is one warning, and a later import of OpenTelemetry's own propagation works."""
-        program = SPANS + "import opentelemetry.propagate\n"
-        [warning] = run(program, 1, **sending(receiver, OTEL_PROPAGATORS="b3")).splitlines()
-        assert warning.startswith("warning: OTEL_PROPAGATORS is not used reason=")
+        self._is_not_used("OTEL_PROPAGATORS", SPANS + "import opentelemetry.propagate\n", receiver)
+
+    @pytest.mark.parametrize("part", ["TRACER_PROVIDER", "METER_PROVIDER"])
+    def test_parts_that_are_not_installed_stop_nothing(self, receiver, part):
+        """There is one warning, and what asks OpenTelemetry for its providers later works."""
+        program = SPANS + (
+            "from opentelemetry import metrics, trace\n"
+            "trace.get_tracer_provider(), metrics.get_meter_provider()\n"
+        )
+        self._is_not_used(f"OTEL_PYTHON_{part}", program, receiver)
+
+    @staticmethod
+    def _is_not_used(name, program, receiver):
+        [warning] = run(program, 1, **sending(receiver, **{name: "b3"})).splitlines()
+        assert warning.startswith(f"warning: {name} is not used reason=")
         assert receiver.spans
-        assert run(program, 1, OTEL_PROPAGATORS="b3") == ""
+        assert run(program, 1, **{name: "b3"}) == ""
+        assert run(program, 1, **{name: ""}) == ""
 
     @pytest.mark.slow
     @pytest.mark.parametrize("is_traced", [True, False])
@@ -242,6 +257,10 @@ class TestConfiguration:
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://[secret"),
             ("OTEL_EXPORTER_OTLP_HEADERS", "Bearer secret"),
             ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "a=b,secret"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", 'a="secret"'),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a secret=b"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=secret\u00e4"),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "a=secret;b=c"),
         ],
     )
     def test_a_wrong_value_that_may_be_secret_is_not_shown(self, name, value, monkeypatch):
@@ -452,7 +471,10 @@ class TestMetrics:
     @pytest.mark.slow
     @pytest.mark.parametrize("command", ["exporter", "web"])
     def test_the_state_of_the_queue_is_sent(self, receiver, redis_url, command):
-        """At each interval, while /metrics is served, too. The first line says where spans and metrics go."""
+        """At each interval, while /metrics is served, too. The first line says where spans and metrics go.
+
+        The exporter makes no spans.
+        """
         variables = {
             "OTEL_METRICS_EXPORTER": "otlp",
             "OTEL_METRIC_EXPORT_INTERVAL": "100",
@@ -462,9 +484,9 @@ class TestMetrics:
         given = sending(receiver, REDIS_URL=redis_url, **variables)
         with running(command, **given) as process:
             to = f"otlp at {receiver.url.removeprefix('http://')}"
-            started = (
-                f'OpenTelemetry is on spans="{to}" metrics="{to}" content="prompts and replies"\n'
-            )
+            spans = {"exporter": ""}.get(command[-3], f' spans="{to}"')
+            content = ' content="prompts and replies"' if spans else ""
+            started = f'OpenTelemetry is on{spans} metrics="{to}"{content}\n'
             assert process.stderr.readline().endswith(started)
             assert "serving" in process.stderr.readline()
             seen = receiver.requests

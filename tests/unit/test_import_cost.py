@@ -111,7 +111,7 @@ def test_no_module_imports_opentelemetry_unless_a_program_traces():
     in_otel = {name for name in at_import if name.startswith("observability/otel/")}
     assert at_import == in_otel | {"executors/debate/llm/instrumentation.py"}
     assert not in_otel & {f"observability/otel/{name}.py" for name in ("__init__", "variables")}
-    assert at_all == at_import | {"tracing.py", "observability/otel/propagators.py"}
+    assert at_all == at_import | {"tracing.py", "observability/otel/names.py"}
 
 
 COMMON = """

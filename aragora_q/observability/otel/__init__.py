@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -48,19 +48,20 @@ def add_registry(registry: CollectorRegistry) -> None:
 
 
 @contextmanager
-def exporting() -> Iterator[None]:
-    """While the body runs, send its spans and metrics; afterwards, what is left, within EXIT_SECONDS.
+def exporting(signals: Collection[Signal] = tuple(SENT)) -> Iterator[None]:
+    """While the body runs, send its `signals`; afterwards, what is left, within EXIT_SECONDS.
 
     What cannot be sent is warned of: at the start, at the end, and meanwhile at most once a minute. Used once
     per process: OpenTelemetry's providers cannot be replaced.
     """
-    if "OTEL_PROPAGATORS" in os.environ:
-        from aragora_q.observability.otel import propagators  # noqa: PLC0415 - if asked for
+    if any(name.startswith(("OTEL_PROPAGATORS", "OTEL_PYTHON_")) for name in os.environ):
+        from aragora_q.observability.otel import names  # noqa: PLC0415 - if asked for
 
-        if (reason := propagators.load()) and is_configured():
-            warn("OTEL_PROPAGATORS is not used", {"reason": reason})
+        for name, reason in names.ignore_missing().items():
+            if "traces" in signals and is_configured():
+                warn(f"{name} is not used", {"reason": reason})
     global _sending  # noqa: PLW0603 - there is one for each process
-    _sending = _start()
+    _sending = _start(signals)
     try:
         yield
     finally:
@@ -75,11 +76,12 @@ def finish() -> None:
         sending.stop(EXIT_SECONDS)
 
 
-def _start() -> Sending | None:
+def _start(signals: Collection[Signal]) -> Sending | None:
     sending = None
     sent = {}
-    for signal, what in SENT.items():
-        if not (names := variables.exporters(signal)):
+    for signal in signals:
+        what = SENT[signal]
+        if not (exporters := variables.exporters(signal)):
             continue
         try:
             if (reason := variables.fault(signal)) is None:
@@ -87,7 +89,7 @@ def _start() -> Sending | None:
 
                 sending = sending or Sending()
                 sending.start(signal, _registries)
-                sent[what] = " and ".join(variables.destination(signal, name) for name in names)
+                sent[what] = " and ".join(variables.destination(signal, name) for name in exporters)
         except Exception as error:  # noqa: BLE001 - jobs matter more
             reason = _explain(error)
         if reason is not None:

@@ -50,14 +50,18 @@ _PACKAGES = {
 _GRPC_PORT = 4317
 _OTLP = "OTEL_EXPORTER_OTLP_(TRACES_|METRICS_)?"
 _OF_OTHERS: Mapping[Signal, str] = {
-    "traces": "OTEL_(EXPORTER_OTLP_METRICS|METRICS?)_.*",
+    "traces": "OTEL_((EXPORTER_OTLP_)?METRICS?|LOGRECORD)_.*",
     "metrics": "OTEL_((EXPORTER_OTLP_TRACES|TRACES|BSP)_.*|.*_LIMIT)",
 }
 """Names of variables that a signal does not need."""
 
+_SAMPLER, RATIO = "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
+
 _COUNT = r"\s*0*[1-9][0-9]{0,8}\s*"
 _POSITIVE = r"\s*(?=.*[1-9])\d{0,9}(\.\d{0,9})?\s*"
 _PAIR = r"\s*[^=,\s][^=,]*=[^,]*"
+_HEADER = r"\s*[!#-'*+.0-9A-Z^-z|~-]+[ \t]*=\s*[ !#-+\--:<-\[\]-~]*\s*"
+"""As the SDK reads one; it leaves out any other."""
 _RULES = (
     (
         "OTEL_BSP_.*",
@@ -69,12 +73,12 @@ _RULES = (
     ("OTEL_METRIC_EXPORT_INTERVAL", _COUNT, "write a whole number of milliseconds above 0"),
     (f"{_OTLP}COMPRESSION", r"\s*(none|gzip|deflate)\s*", "write none, gzip or deflate"),
     (
-        "OTEL_TRACES_SAMPLER",
+        _SAMPLER,
         "(parentbased_)?(always_on|always_off|traceidratio)",
         "write always_on, always_off or parentbased_traceidratio, for example",
     ),
     (
-        "OTEL_TRACES_SAMPLER_ARG",
+        RATIO,
         r"(?=.*\d)\s*(0*(\.\d*)?|0*1(\.0*)?)\s*",
         "write a number from 0 to 1",
     ),
@@ -88,8 +92,13 @@ _RULES = (
 
 _SECRET_RULES = (
     (
-        f"{_OTLP}HEADERS|OTEL_RESOURCE_ATTRIBUTES",
-        f"{_PAIR}(,{_PAIR})*",
+        f"{_OTLP}HEADERS",
+        rf"({_HEADER}|\s*)(,({_HEADER}|\s*))*",
+        "not a list such as name=value,name=value without quotes or spaces; write other characters as %XX",
+    ),
+    (
+        "OTEL_RESOURCE_ATTRIBUTES",
+        rf"({_PAIR}|\s*)(,({_PAIR}|\s*))*",
         "not a list such as name=value,name=value",
     ),
 )
@@ -122,6 +131,11 @@ def exporters(signal: Signal) -> list[str]:
     """Return the names of the exporters that the variables ask for. Metrics are sent only if named."""
     if is_disabled():
         return []
+    of_otlp = _PROTOCOLS.get(_protocol(signal))
+    return ["otlp" if name == of_otlp else name for name in _named(signal)]
+
+
+def _named(signal: Signal) -> list[str]:
     names = variable(f"OTEL_{signal.upper()}_EXPORTER").strip()
     if not names and signal == "traces" and _of_otlp(signal, "ENDPOINT")[1]:
         names = "otlp"
@@ -142,6 +156,10 @@ def find_exporter(signal: Signal, name: str) -> EntryPoint | None:
 
 
 def _protocol(signal: Signal) -> str:
+    names = _named(signal)
+    for protocol, exporter in _PROTOCOLS.items():
+        if exporter in names:
+            return protocol
     return _of_otlp(signal, "PROTOCOL")[1].strip() or HTTP
 
 
@@ -185,11 +203,25 @@ def content_fault() -> str | None:
 def of_traces() -> dict[str, str]:
     """Return what else the variables say of spans that are sent: the sampler, and that they have content."""
     found = {}
-    if sampler := variable("OTEL_TRACES_SAMPLER"):
-        found["sampler"] = " ".join((sampler, variable("OTEL_TRACES_SAMPLER_ARG"))).strip()
+    if sampler := variable(_SAMPLER):
+        ratio = variable(RATIO).strip() if has_ratio() else ""
+        found["sampler"] = f"{sampler} {ratio}".strip()
+        if sampler.lower().endswith("always_off") or (ratio and not float(ratio)):
+            found["sampler"] += ", so no trace begins here"
     if is_content_on():
         found["content"] = "prompts and replies"
     return found
+
+
+def has_ratio() -> bool:
+    """Return True if the sampler has a ratio."""
+    return variable(_SAMPLER).lower().endswith("traceidratio")
+
+
+def timeout(signal: Signal) -> tuple[str, float]:
+    """Return the variable of the longest time of a request, and its seconds; 0 if none is set."""
+    name, value = _of_otlp(signal, "TIMEOUT")
+    return name, float(value or 0)
 
 
 def queue_size() -> int:
@@ -214,18 +246,22 @@ def fault(signal: Signal) -> str | None:
 
 def _faults(signal: Signal) -> Iterator[str]:
     yield from _faults_of_exporters(signal)
-    yield from _faults_of_parts()
+    of_others = _OF_OTHERS[signal]
+    if not has_ratio():
+        of_others += f"|{RATIO}"
+    if set(exporters(signal)) == {"console"}:
+        of_others += "|OTEL_EXPORTER_OTLP_.*"
     of_signal = {
         name: value
         for name, value in os.environ.items()
-        if value and not re.fullmatch(_OF_OTHERS[signal], name)
+        if value and not re.fullmatch(of_others, name)
     }
     for name, value, advice in _wrong(of_signal, _RULES):
         yield f"{name} is {value!r:.100}: {advice}"
     for name, _, problem in _wrong(of_signal, _SECRET_RULES):
         yield f"{name} is {problem}"
     name, value = _of_otlp(signal, "ENDPOINT")
-    if value and not _is_url(value):
+    if name in of_signal and not _is_url(value):
         yield f"{name} is not a URL such as http://localhost:4318, without spaces"
     for name, value in of_signal.items():
         is_file = re.fullmatch(f"{_OTLP}(CERTIFICATE|CLIENT_KEY|CLIENT_CERTIFICATE)", name)
@@ -238,11 +274,14 @@ def _faults(signal: Signal) -> Iterator[str]:
         )
 
 
-def _faults_of_parts() -> Iterator[str]:
-    for part in _PARTS:
-        name = f"OTEL_PYTHON_{part.upper()}"
-        if (value := variable(name)) and not _installed(part).select(name=value):
-            yield f"{name} is {value!r:.100}, which no installed package provides: unset it"
+def missing_parts() -> list[str]:
+    """Return the variables of `_PARTS` that are set to what no installed package provides."""
+    return [
+        name
+        for part in _PARTS
+        if (name := f"OTEL_PYTHON_{part.upper()}") in os.environ
+        and not _installed(part).select(name=variable(name))
+    ]
 
 
 def _is_url(text: str) -> bool:
@@ -263,7 +302,7 @@ def _wrong(
 
 
 def _faults_of_exporters(signal: Signal) -> Iterator[str]:
-    for name in exporters(signal):
+    for name in _named(signal):
         protocol_variable, protocol = _of_otlp(signal, "PROTOCOL")[0], _protocol(signal)
         if name == "otlp" and protocol not in _PROTOCOLS:
             yield f"{protocol_variable} is {protocol!r:.100}: write {' or '.join(_PROTOCOLS)}"
