@@ -11,7 +11,7 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -133,28 +133,49 @@ class TcpConnection(_OnWire, redis.asyncio.Connection):
         return wire
 
 
+class _BeforeTls(asyncio.Protocol):
+    """Notes whether a server says something before the TLS handshake: then it speaks no TLS."""
+
+    has_spoken = False
+
+    def data_received(self, _: bytes) -> None:
+        """Note it; asyncio calls this."""
+        self.has_spoken = True
+
+
 class TlsConnection(TcpConnection, redis.asyncio.SSLConnection):
     """The same with TLS. Certificates are read for every connection: they may have been renewed."""
 
     async def _start(self, connected: socket.socket) -> Wire:
-        files, peer = self.ssl_context, connected.getpeername()
-        context = tls_context(files.ca_certs, files.certfile, files.keyfile)
-        handshake = asyncio.ensure_future(
-            asyncio.get_running_loop().create_connection(
-                Wire, sock=connected, ssl=context, server_hostname=self.host
-            )
+        peer = connected.getpeername()
+        # Without `ssl`: cancelled during a handshake, `create_connection` may leave a transport that watches
+        # the number of the closed socket, which a later connection gets.
+        transport, before = await asyncio.get_running_loop().create_connection(
+            _BeforeTls, sock=connected
         )
+        handshake = asyncio.create_task(self._encrypt(transport, before))
         try:
             await asyncio.wait([handshake], timeout=PLAIN_CHECK_SECONDS)
             if not handshake.done():
                 await _refuse_plain_text(connected.family, peer)
-            _, wire = await handshake
+            return await handshake
         except BaseException:
+            transport.abort()
             handshake.cancel()
-            [outcome] = await asyncio.gather(handshake, return_exceptions=True)
-            if isinstance(outcome, tuple):  # it ended while this call was being cancelled
-                outcome[1].abort()
+            await asyncio.gather(handshake, return_exceptions=True)
             raise
+
+    async def _encrypt(self, transport: asyncio.Transport, before: _BeforeTls) -> Wire:
+        files, wire = self.ssl_context, Wire()
+        context = tls_context(files.ca_certs, files.certfile, files.keyfile)
+        if before.has_spoken:
+            raise exceptions.ConnectionError(SPEAKS_NO_TLS)
+        if transport.is_closing():
+            raise ConnectionResetError
+        encrypted = await asyncio.get_running_loop().start_tls(
+            transport, wire, context, server_hostname=self.host
+        )
+        wire.connection_made(encrypted)
         return wire
 
 
@@ -205,15 +226,14 @@ async def _connect_to_any(addresses: list[Found], host: str) -> socket.socket:
             ", ".join(f"{reason}{_listed(tried, host)}" for reason, tried in reasons.items())
         )
     finally:
-        await _give_up(attempts)
+        for late in attempts:  # not awaited: a second cancellation would leave sockets open
+            late.add_done_callback(_close_late)
+            late.cancel()
 
 
-async def _give_up(attempts: Iterable[asyncio.Task[socket.socket]]) -> None:
-    for attempt in attempts:
-        attempt.cancel()
-    for late in await asyncio.gather(*attempts, return_exceptions=True):
-        if isinstance(late, socket.socket):
-            late.close()
+def _close_late(attempt: asyncio.Task[socket.socket]) -> None:
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().close()
 
 
 async def _connect_to(address: Found) -> socket.socket:

@@ -246,7 +246,8 @@ class ConnectionPool:
             if wire.is_waiting:
                 wire.abort()
         for deadline in self._opening:
-            deadline.reschedule(asyncio.get_running_loop().time())
+            if not deadline.expired():
+                deadline.reschedule(asyncio.get_running_loop().time())
         await self.close()
 
     def abandon(self) -> None:

@@ -101,7 +101,10 @@ class Wire(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close it now, whatever is still to be sent or to come."""
-        self._transport.abort()
+        if (
+            self._transport is not None
+        ):  # data may come before the end of the TLS handshake is noted
+            self._transport.abort()
 
     async def close(self) -> None:
         """Close it, with a farewell if it is encrypted."""

@@ -173,6 +173,19 @@ async def test_a_close_that_is_cancelled_leaves_no_connection(harness, turns):
     assert search.cancelled() or search.cancelling()
 
 
+@pytest.mark.parametrize("turns", range(1, 9))
+async def test_a_queue_is_closed_again_while_calls_connect(harness, turns):
+    """What the first close ends at any step of a connection, the second one leaves alone."""
+    queue = RedisStreamsQueue(harness.config)
+    calls = [asyncio.create_task(queue.get_status("a")) for _ in range(3)]
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await queue.close()
+    await queue.close()
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    assert {type(error) for error in ended} <= {QueueClosed, type(None)}  # None: it ended before
+
+
 @pytest.mark.parametrize("seconds", [0, 0.001])
 async def test_a_close_that_is_cancelled_goes_on(new_harness, seconds):
     """The workers release their jobs and stop; then the connection is closed."""

@@ -1,6 +1,8 @@
 """Names, addresses and idle connections: what is tried, what is waited for, what an error names."""
 
 import asyncio
+import gc
+import select
 import signal
 import socket
 import subprocess
@@ -21,6 +23,7 @@ from support.workers import wait_until_registered
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
 from aragora_q.errors import RedisUnreachable
+from aragora_q.redis import dialing
 from aragora_q.redis.pool import FRESH_SECONDS
 from aragora_q.streams.queue import RedisStreamsQueue, create_redis_queue
 
@@ -281,6 +284,33 @@ def test_a_connection_closed_in_its_tls_handshake_is_named(loop):
 
 
 @LOOPS
+def test_a_server_that_greets_before_tls_is_named(monkeypatch, loop):
+    """A greeting in plain text that is there before the TLS handshake begins: the error says so."""
+
+    async def greet(reader, writer):
+        writer.write(b"-DENIED Redis is running in protected mode\r\n")
+        writer.close()
+
+    async def connect_late(*args):
+        connected = await connect(*args)
+        await wait_until(lambda: select.select([connected], [], [], 0)[0], what="the greeting")
+        return connected
+
+    async def call():
+        server = await asyncio.start_server(greet, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        try:
+            with pytest.raises(RedisUnreachable, match="speaks no TLS"):
+                await _enqueue_once(f"rediss://127.0.0.1:{port}")
+        finally:
+            server.close()
+
+    connect = dialing._connect_to_any
+    monkeypatch.setattr(dialing, "_connect_to_any", connect_late)
+    run(loop, call())
+
+
+@LOOPS
 def test_a_reset_idle_connection_is_noticed(redis_url, loop):
     """A proxy that resets idle connections: the next call, of any kind, uses a new one."""
 
@@ -365,3 +395,60 @@ def test_a_connection_that_was_closed_between_two_runs_of_the_loop_is_replaced(r
         assert client.hget(queue.connection.keys.counters, "enqueued") == b"2"
     runner.run_until_complete(queue.close())
     runner.close()
+
+
+async def _cancel(_queue, call):
+    call.cancel()
+
+
+async def _close(queue, _call):
+    await queue.close()
+
+
+async def _cancel_and_close(queue, call):
+    call.cancel()
+    await queue.close()
+
+
+INTERRUPTS = pytest.mark.parametrize("interrupt", [_cancel, _close, _cancel_and_close])
+"""What may happen to a queue and its call at any turn of the event loop."""
+
+
+async def _interrupt(settings, interrupt, turns):
+    """Interrupt the first call of a queue after so many turns; another queue connects then."""
+    faults = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    queue, other = (RedisStreamsQueue(QueueConfig(**settings)) for _ in range(2))
+    call = asyncio.create_task(queue.get_status("a"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await interrupt(queue, call)
+    await asyncio.gather(call, return_exceptions=True)
+    assert await other.get_status("a") is None
+    await asyncio.gather(queue.close(), other.close())
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert not faults
+
+
+@LOOPS
+@INTERRUPTS
+def test_a_call_that_is_interrupted_while_it_connects_harms_no_other(
+    shared_server, loop, interrupt
+):
+    """Cancelled or closed at any step of a TLS handshake: other connections open, and nothing goes on."""
+    backend = shared_server("tls")
+    for turns in range(1, 21):
+        run(loop, _interrupt({"redis_url": backend.url, **backend.settings}, interrupt, turns))
+
+
+@LOOPS
+@INTERRUPTS
+def test_a_call_that_is_interrupted_while_it_connects_leaves_no_socket(
+    names, redis_url, silent, monkeypatch, loop, interrupt
+):
+    """Of the addresses that are tried at a time, none is left to the garbage collector, which would warn."""
+    monkeypatch.setattr(dialing, "HEAD_START_SECONDS", 0)
+    names["two.test"] = [silent, address_of(redis_url)]
+    for turns in range(1, 13):
+        run(loop, _interrupt({"redis_url": "redis://two.test"}, interrupt, turns))
+    gc.collect()
