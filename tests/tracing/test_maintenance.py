@@ -71,6 +71,7 @@ async def test_a_step_that_fails_has_a_span_of_its_batches_before(
     if step == "promote":
         harness.redis.zadd(harness.keys.delayed, dict.fromkeys(ids, 0))
     else:
+        await harness.worker("alive")  # so that Redis was not away
         session = await harness.worker("dead")
         while (await session.start(BATCH_LIMIT)).jobs:
             pass
