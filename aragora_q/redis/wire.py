@@ -101,9 +101,7 @@ class Wire(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close it now, whatever is still to be sent or to come."""
-        if (
-            self._transport is not None
-        ):  # data may come before the end of the TLS handshake is noted
+        if self._transport is not None:  # as while TLS is negotiated
             self._transport.abort()
 
     async def close(self) -> None:
