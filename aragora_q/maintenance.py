@@ -290,20 +290,21 @@ class MaintenanceLoop:
             await self._queue.reclaim(self._worker_id, results=reclaimed)
         finally:
             changed["reclaimed"] += len(reclaimed)
-            self._log(reclaimed)
+            _log_reclaimed(reclaimed)
 
-    def _log(self, reclaimed: Iterable[ReclaimResult]) -> None:
-        for job in reclaimed:
-            logger.warning(
-                "job reclaimed from a dead worker",
-                extra={
-                    "job": job.id,
-                    "decision": job.decision,
-                    "from_worker": job.worker_id,
-                    "idle_seconds": job.idle_seconds,
-                    "crashes": job.crashes,
-                },
-            )
+
+def _log_reclaimed(jobs: Iterable[ReclaimResult]) -> None:
+    for job in jobs:
+        logger.warning(
+            "job reclaimed from a dead worker",
+            extra={
+                "job": job.id,
+                "decision": job.decision,
+                "from_worker": job.worker_id,
+                "idle_seconds": job.idle_seconds,
+                "crashes": job.crashes,
+            },
+        )
 
 
 async def run_periodically(seconds: float, step: Callable[[], Awaitable[object]]) -> None:

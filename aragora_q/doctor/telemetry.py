@@ -33,12 +33,13 @@ def of_telemetry() -> list[Finding]:
     """
     if variables.is_disabled():
         return [_note("no spans and no metrics are sent: OTEL_SDK_DISABLED switches them off")]
-    findings = [*_of_names()]
+    misspelled = names.misspelled()
+    findings = [*_of_names(misspelled)]
     asked = [signal for signal in SENT if variables.exporters(signal)]
     for signal in asked:
         findings += _of_signal(signal)
     if "traces" not in asked:
-        findings += _of_no_spans(has_metrics=bool(asked))
+        findings += _of_no_spans(misspelled, has_metrics=bool(asked))
     has_exporter = variables.variable("OTEL_METRICS_EXPORTER")
     if variables.variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") and not has_exporter:
         findings.append(
@@ -50,7 +51,7 @@ def of_telemetry() -> list[Finding]:
     return list(dict.fromkeys(findings))
 
 
-def _of_names() -> Iterator[Finding]:
+def _of_names(misspelled: list[str]) -> Iterator[Finding]:
     """Name variables that do nothing."""
     if variables.variable("OTEL_LOGS_EXPORTER").strip() not in ("", "none"):
         yield _warning(
@@ -59,21 +60,20 @@ def _of_names() -> Iterator[Finding]:
         )
     for name, reason in names.ignore_missing().items():
         yield _warning(f"{name} is not used: {reason}")
-    for name in names.misspelt():
+    for name in misspelled:
         yield _warning(f"{name} is not a variable of OpenTelemetry's SDK", "correct or unset it")
 
 
-def _of_no_spans(*, has_metrics: bool) -> Iterator[Finding]:
+def _of_no_spans(misspelled: list[str], *, has_metrics: bool) -> Iterator[Finding]:
     """Name variables that look as if they asked for spans; those of all signals may be meant for others."""
     if variables.variable("OTEL_TRACES_EXPORTER").strip() == "none":
         return
     of_all = "" if has_metrics else "|OTEL_EXPORTER_OTLP_(?!METRICS_|LOGS_)"
-    unknown = names.misspelt()
     pattern = f"OTEL_(EXPORTER_OTLP_)?TRACES_{of_all}"
     found = sorted(
         name
         for name, value in os.environ.items()
-        if value and re.match(pattern, name) and name not in unknown
+        if value and re.match(pattern, name) and name not in misspelled
     )
     if not found:
         return

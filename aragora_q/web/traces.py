@@ -62,7 +62,6 @@ class TracedRoute(APIRoute):
             try:
                 await super().handle(scope, receive, send_noted)
             except Exception:
-                span.set(
-                    {"http.response.status_code": 500}
-                )  # the app answers it, outside of this route
+                # The application answers it, outside this route.
+                span.set({"http.response.status_code": 500})
                 raise

@@ -349,7 +349,7 @@ def _grpc_server():
     ],
 )
 def test_doctor_warns_of_what_will_not_work(run_cli, monkeypatch, variables, expected):
-    """There is no warning about variables that ask for nothing. No receiver is asked here."""
+    """Variables that request nothing cause no warning. The test probes no receiver."""
     monkeypatch.setattr(otel, "probe", lambda _: [])
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

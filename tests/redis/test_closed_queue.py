@@ -186,15 +186,22 @@ async def test_a_queue_is_closed_again_while_calls_connect(harness, turns):
     assert {type(error) for error in ended} <= {QueueClosed, type(None)}  # None: it ended before
 
 
-@pytest.mark.parametrize("seconds", [0, 0.001])
-async def test_a_close_that_is_cancelled_goes_on(new_harness, seconds):
-    """The workers release their jobs and stop; then the connection is closed."""
-    harness, executor = new_harness(), GatedExecutor()
-    queue = RedisStreamsQueue(harness.config)
+async def _running_job(harness, queue):
+    """Start a worker on `queue` and wait until it runs job `a`; return it, its executor and its task."""
+    executor = GatedExecutor()
     worker = DebateWorker(queue, executor=executor)
     running = asyncio.create_task(worker.start())
     await harness.enqueue("a")
     await wait_until(lambda: executor.entered)
+    return worker, executor, running
+
+
+@pytest.mark.parametrize("seconds", [0, 0.001])
+async def test_a_close_that_is_cancelled_goes_on(new_harness, seconds):
+    """The workers release their jobs and stop; then the connection is closed."""
+    harness = new_harness()
+    queue = RedisStreamsQueue(harness.config)
+    _, _, running = await _running_job(harness, queue)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(seconds):
             await queue.close()
@@ -237,11 +244,8 @@ async def test_a_program_that_ends_while_it_closes_releases_its_jobs(new_harness
 
 async def test_a_queue_is_closed_in_its_event_loop_only(new_harness):
     """Elsewhere, while that loop is open, nothing is closed and no worker stops: the error says why."""
-    harness, executor = new_harness(), GatedExecutor()
-    worker = DebateWorker(harness.queue, executor=executor)
-    running = asyncio.create_task(worker.start())
-    await harness.enqueue("a")
-    await wait_until(lambda: executor.entered)
+    harness = new_harness()
+    worker, executor, running = await _running_job(harness, harness.queue)
     with pytest.raises(RuntimeError, match="another event loop"):
         await asyncio.to_thread(asyncio.run, harness.queue.close())
     executor.gate.set()
@@ -253,12 +257,9 @@ async def test_a_queue_is_closed_in_its_event_loop_only(new_harness):
 
 async def test_a_worker_that_cannot_stop_does_not_keep_others_from_stopping(new_harness):
     """The connection is closed after all of them; then the error is raised."""
-    harness, executor = new_harness(), GatedExecutor()
+    harness = new_harness()
     queue = RedisStreamsQueue(harness.config)
-    worker = DebateWorker(queue, executor=executor)
-    running = asyncio.create_task(worker.start())
-    await harness.enqueue("a")
-    await wait_until(lambda: executor.entered)
+    _, _, running = await _running_job(harness, queue)
 
     async def fail():
         raise OSError("cannot stop")

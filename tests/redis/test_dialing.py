@@ -263,24 +263,26 @@ async def test_a_closed_idle_connection_is_no_fault(
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
+async def _cannot_reach(serve, match):
+    """Enqueue with TLS to a server whose connections `serve` handles; the error must match."""
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        with pytest.raises(RedisUnreachable, match=match):
+            await _enqueue_once(f"rediss://127.0.0.1:{port}")
+    finally:
+        server.close()
+
+
 @LOOPS
 def test_a_connection_closed_in_its_tls_handshake_is_named(loop):
     """A server that closes a connection during the TLS handshake: the error says so."""
 
-    async def call():
-        async def close(reader, writer):
-            await reader.read(1)
-            writer.close()
+    async def close(reader, writer):
+        await reader.read(1)
+        writer.close()
 
-        server = await asyncio.start_server(close, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        try:
-            with pytest.raises(RedisUnreachable, match="TLS handshake"):
-                await _enqueue_once(f"rediss://127.0.0.1:{port}")
-        finally:
-            server.close()
-
-    run(loop, call())
+    run(loop, _cannot_reach(close, "TLS handshake"))
 
 
 @LOOPS
@@ -296,18 +298,9 @@ def test_a_server_that_greets_before_tls_is_named(monkeypatch, loop):
         await wait_until(lambda: select.select([connected], [], [], 0)[0], what="the greeting")
         return connected
 
-    async def call():
-        server = await asyncio.start_server(greet, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        try:
-            with pytest.raises(RedisUnreachable, match="speaks no TLS"):
-                await _enqueue_once(f"rediss://127.0.0.1:{port}")
-        finally:
-            server.close()
-
     connect = dialing._connect_to_any
     monkeypatch.setattr(dialing, "_connect_to_any", connect_late)
-    run(loop, call())
+    run(loop, _cannot_reach(greet, "speaks no TLS"))
 
 
 @LOOPS

@@ -10,7 +10,7 @@ from aragora_q.observability.otel.sampling import FollowsLinks
 @pytest.mark.parametrize("flag", [0, 1])
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_a_span_that_begins_a_trace_follows_its_link(flag, ratio):
-    """The link outweighs the sampler, which decides only if there is no link."""
+    """A link overrides the sampler, which decides only about spans without one."""
     sampler = FollowsLinks(sampling.ParentBasedTraceIdRatio(ratio))
     tracer = TracerProvider(sampler=sampler, shutdown_on_exit=False).get_tracer("test")
     before = SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(flag))

@@ -1,4 +1,4 @@
-"""Names in `OTEL_*` variables, and of them, that are not known must stop nothing."""
+"""`OTEL_*` variables that are misspelled, or that name what is not installed. They stop nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _load_propagators() -> str:
     return ""
 
 
-def misspelt() -> list[str]:
+def misspelled() -> list[str]:
     """Return variables of traces, metrics and exporters that OpenTelemetry does not know; without it, none."""
     try:
         from opentelemetry import environment_variables as of_api  # noqa: PLC0415 - if asked for

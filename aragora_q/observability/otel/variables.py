@@ -63,11 +63,7 @@ _PAIR = r"\s*[^=,\s][^=,]*=[^,]*"
 _HEADER = r"\s*[!#-'*+.0-9A-Z^-z|~-]+[ \t]*=\s*[ !#-+\--:<-\[\]-~]*\s*"
 """As the SDK reads one; it leaves out any other."""
 _RULES = (
-    (
-        "OTEL_BSP_.*",
-        _COUNT,
-        "write a whole number above 0, of at most 9 digits",
-    ),
+    ("OTEL_BSP_.*", _COUNT, "write a whole number above 0, of at most 9 digits"),
     ("OTEL_.*_LIMIT", r"\s*[0-9]{1,9}\s*", "write a whole number of at most 9 digits"),
     (f"{_OTLP}TIMEOUT", _POSITIVE, "write a number of seconds above 0"),
     ("OTEL_METRIC_EXPORT_INTERVAL", _COUNT, "write a whole number of milliseconds above 0"),
@@ -77,11 +73,7 @@ _RULES = (
         "(parentbased_)?(always_on|always_off|traceidratio)",
         "write always_on, always_off or parentbased_traceidratio, for example",
     ),
-    (
-        RATIO,
-        r"(?=.*\d)\s*(0*(\.\d*)?|0*1(\.0*)?)\s*",
-        "write a number from 0 to 1",
-    ),
+    (RATIO, r"(?=.*\d)\s*(0*(\.\d*)?|0*1(\.0*)?)\s*", "write a number from 0 to 1"),
     (
         "OTEL_METRICS_EXEMPLAR_FILTER",
         r"\s*(always_on|always_off|trace_based)\s*",

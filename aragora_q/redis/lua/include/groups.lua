@@ -189,9 +189,9 @@ local function create_groups()
     end
     -- The job matters more than its labels.
     local is_labeled = job.then_labels ~= '' and pcall(label, {id, job.then_labels})
-    create_job(queue_prefix .. 'job:' .. id, id, job.payload, job.then_priority, job.then_delay_ms,
-      job.then_max_attempts)
-    if job.then_trace and #job.then_trace <= MAX_TRACE_BYTES then redis.call('HSET', queue_prefix .. 'job:' .. id, 'trace', job.then_trace) end
+    local key_of_job, trace = queue_prefix .. 'job:' .. id, job.then_trace
+    create_job(key_of_job, id, job.payload, job.then_priority, job.then_delay_ms, job.then_max_attempts)
+    if trace and #trace <= MAX_TRACE_BYTES then redis.call('HSET', key_of_job, 'trace', trace) end
     if is_labeled then moved(id, nil, 'pending', job.then_labels) end
     redis.call('HSET', key, 'then', 'enqueued', 'then_id', id)
     redis.call('DEL', key .. ':then')  -- last: if the job cannot be created, it waits, and `doctor` finds it
