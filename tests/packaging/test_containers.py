@@ -85,37 +85,49 @@ def ask(compose, path, token="", method="GET", body=None, **headers):
             return error.code, error.read().decode()
 
 
-def test_compose_scales_and_drains(compose):
+@pytest.fixture
+def services(compose):
+    """`compose`; pytest shows what its services logged if the test fails."""
+    yield compose
+    print(compose("--profile", "with-workers", "logs", "--timestamps"))
+
+
+def test_compose_scales_and_drains(services):
     """The documented commands start two workers, then five; debates are run; a stop drains. Without tokens,
     the console serves metrics and health, and every page says how to make a token.
     """
     profile = ("--profile", "with-workers")
 
     def workers():
-        return compose(*profile, "ps", "--quiet", "debate-worker").split()
+        return services(*profile, "ps", "--quiet", "debate-worker").split()
 
-    compose(*profile, "up", "--detach", "--no-build")
+    services(*profile, "up", "--detach", "--no-build")
     assert len(workers()) == 2
-    compose(*profile, "up", "--detach", "--no-build", "--scale", "debate-worker=5")
+    services(*profile, "up", "--detach", "--no-build", "--scale", "debate-worker=5")
     assert len(workers()) == 5
 
     def cli(*words):
-        return compose("exec", "-T", "aragora", "aragora-q", *words)
+        return services("exec", "-T", "aragora", "aragora-q", *words)
+
+    def registered():
+        found = json.loads(cli("stats", "--json"))["workers"]
+        print(found)
+        return found
 
     job = cli("enqueue", "Is it on?", "--agents", "demo:bold,demo:careful", "--quiet")
     cli("wait", job, "--timeout", "60")
-    wait_until_sync(lambda: len(json.loads(cli("stats", "--json"))["workers"]) == 5, 60, "five")
+    wait_until_sync(lambda: len(registered()) == 5, 60, "five")
     assert cli("healthcheck", "127.0.0.1:8080") == "ok"
-    assert "aragora_q_queue_jobs{" in ask(compose, "/metrics")[1]
+    assert "aragora_q_queue_jobs{" in ask(services, "/metrics")[1]
     for path, accept in (("/", "text/html"), (f"{API}/jobs/{job}", "application/json")):
-        status, said = ask(compose, path, Accept=accept)
+        status, said = ask(services, path, Accept=accept)
         assert status == 401
         assert "aragora-q token NAME" in said
         assert "Is it on?" not in said
     [container, *_] = workers()
     assert run("docker", "exec", container, "aragora-q", "healthcheck") == "ok\n"
-    compose(*profile, "stop", "debate-worker")
-    assert json.loads(cli("stats", "--json"))["workers"] == []
+    services(*profile, "stop", "debate-worker")
+    assert not registered()
     state = json.loads(run("docker", "inspect", container))[0]["State"]
     assert (state["ExitCode"], state["OOMKilled"]) == (143, False)
 
