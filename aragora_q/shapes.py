@@ -39,6 +39,7 @@ class JobMetadata(TypedDict):
     notify: list[str]
     worker_id: str | None
     trace_id: str | None
+    trace_sampled: bool | None
     created_at: int | None
     started_at: int | None
     completed_at: int | None

@@ -88,10 +88,15 @@ def trace_id(context: str) -> str:
     return context[3:35]
 
 
+def is_sampled(context: str) -> bool:
+    """Return False if no receiver has the trace of a context that a job carries."""
+    return bool(int(context[53:55] or "0", 16) & 1)
+
+
 def described(context: str) -> str:
-    """Return the trace id as people see it: marked if the trace is not sampled, as no receiver has it then."""
-    is_sampled = int(context[53:55] or "1", 16) & 1
-    return trace_id(context) + ("" if is_sampled else " (not sampled)")
+    """Return the trace id as people see it: marked if the trace is not sampled; empty if there is none."""
+    mark = "" if not context or is_sampled(context) else " (not sampled)"
+    return trace_id(context) + mark
 
 
 class Span:

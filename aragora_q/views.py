@@ -93,6 +93,7 @@ def job_json(job: Job) -> JobJson:
         "notify": list(job.notify),
         "worker_id": job.worker_id,
         "trace_id": tracing.trace_id(job.trace) or None,
+        "trace_sampled": tracing.is_sampled(job.trace) if job.trace else None,
         "created_at": _ms(job.created_at),
         "started_at": _ms(job.started_at),
         "completed_at": _ms(job.completed_at),

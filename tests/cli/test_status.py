@@ -63,7 +63,7 @@ async def test_a_failed_job_shows_its_partial_result(harness, run_cli):
 
 
 async def test_the_trace_is_shown_if_there_is_one(harness, run_cli):
-    """`status` has a row for it, `status` and `list` the field `trace_id`: null if there is none."""
+    """`status` has a row for it, JSON `trace_id` and `trace_sampled`: null if there is none."""
     for job_id, trace in (("none", ""), ("odd", "\x1b[31m"), ("some", TRACE)):
         await harness.enqueue(job_id)
         if trace:
@@ -74,8 +74,12 @@ async def test_the_trace_is_shown_if_there_is_one(harness, run_cli):
     assert f"trace      {TRACE[3:35]} (not sampled)" in run_cli("status", "some").lines
     assert "trace" not in run_cli("status", "none").out + run_cli("status", "odd").out
     assert run_cli("status", "some", "--json").object["trace_id"] == TRACE[3:35]
-    traces = {job["id"]: job["trace_id"] for job in run_cli("list", "--json").objects}
-    assert traces == {"none": None, "odd": None, "some": TRACE[3:35]}
+    await harness.enqueue("sampled")
+    harness.redis.hset(harness.keys.job("sampled"), "trace", TRACE)
+    listed = run_cli("list", "--json").objects
+    assert {job["id"]: (job["trace_id"], job["trace_sampled"]) for job in listed} == {
+        "none": (None, None), "odd": (None, None), "some": (TRACE[3:35], False), "sampled": (TRACE[3:35], True),
+    }  # fmt: skip
 
 
 async def test_labels_are_shown_if_there_are_any(harness, run_cli):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import stat
+import sys
 import urllib.error
 import urllib.request
 
@@ -89,7 +90,7 @@ def ask(compose, path, token="", method="GET", body=None, **headers):
 def services(compose):
     """`compose`; pytest shows what its services logged if the test fails."""
     yield compose
-    print(compose("--profile", "with-workers", "logs", "--timestamps"))
+    sys.stdout.write(compose("--profile", "with-workers", "logs", "--timestamps"))
 
 
 def test_compose_scales_and_drains(services):
@@ -110,9 +111,9 @@ def test_compose_scales_and_drains(services):
         return services("exec", "-T", "aragora", "aragora-q", *words)
 
     def registered():
-        found = json.loads(cli("stats", "--json"))["workers"]
-        print(found)
-        return found
+        stats = cli("stats", "--json")
+        sys.stdout.write(f"{stats}\n")  # pytest shows it if the test fails
+        return json.loads(stats)["workers"]
 
     job = cli("enqueue", "Is it on?", "--agents", "demo:bold,demo:careful", "--quiet")
     cli("wait", job, "--timeout", "60")

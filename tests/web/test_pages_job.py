@@ -104,14 +104,17 @@ async def test_a_debate(harness, session, operator):
 
 
 async def test_the_trace_of_a_debate(harness, session, operator):
-    """The page has the id of the debate's trace; without one, no row for it."""
+    """The page has the id of the debate's trace, and says if it is not sampled; without one, no row for it."""
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
-    for job_id, trace in (("d1", f"00-{trace_id}-00f067aa0ba902b7-01"), ("d2", "<b>")):
+    traceparent = f"00-{trace_id}-00f067aa0ba902b7"
+    for job_id, trace in (("d1", f"{traceparent}-01"), ("d2", "<b>"), ("d3", f"{traceparent}-00")):
         await shown_jobs.add_debate(harness.queue, session, "running", job_id)
         harness.redis.hset(harness.keys.job(job_id), "trace", trace)
     page = await operator.get("/jobs/d1")
     check_structure(page.text)
     assert f"Trace {trace_id}" in page.words
+    assert "not sampled" not in page.words
+    assert f"Trace {trace_id} (not sampled)" in (await operator.get("/jobs/d3")).words
     assert "Trace" not in (await operator.get("/jobs/d2")).words
 
 
