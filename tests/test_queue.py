@@ -160,14 +160,14 @@ async def test_cancel_is_immediate_and_final(new_harness):
         await wait_until(lambda: worker.get_stats()["active_jobs"] == 1)
         assert await harness.queue.cancel("j1")
         assert await harness.queue.get_status("j1") is JobStatus.CANCELLED
-        await asyncio.wait_for(was_stopped.wait(), 10)
+        await asyncio.wait_for(was_stopped.wait(), 30)
     assert (await harness.queue.get_job("j1")).result is None
 
 
 async def test_urgent_jobs_go_first(harness):
     """High is done before normal, normal before low; first in, first out in each lane.
 
-    Lanes are drawn at random: with 30 jobs in each, another order is rarer than one in ten million.
+    Lanes are drawn at random: with 30 jobs in each, another order is rarer than one in a million.
     """
     order = []
 
@@ -194,7 +194,7 @@ async def test_delayed_job_waits_until_it_is_due(harness):
     assert not harness.entries()
     async with working(harness.queue, echo):
         job = await harness.wait_for_end("j1")
-    assert job.started_at - job.created_at >= 0.3
+    assert round((job.started_at - job.created_at) * 1000) >= 300
 
 
 async def test_stopped_worker_releases_its_job(harness):

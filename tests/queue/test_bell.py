@@ -95,7 +95,7 @@ async def test_an_enqueue_wakes_as_many_workers_as_jobs(new_harness, jobs):
         await session.register({})
         sessions.append(session)
     await sessions[0].start(1)  # the server knows the script
-    waits = [asyncio.create_task(session.start_next(5)) for session in sessions]
+    waits = [asyncio.create_task(session.start_next(60)) for session in sessions]
     await _blocked(harness, 10)
     await harness.enqueue("known")  # so that it knows this one, too
     await _blocked(harness, 9)
@@ -103,6 +103,7 @@ async def test_an_enqueue_wakes_as_many_workers_as_jobs(new_harness, jobs):
     for n in range(jobs):
         await harness.enqueue(f"j{n}")
     await _blocked(harness, 9 - jobs)
+    await wait_until(lambda: sum(wait.done() for wait in waits) > jobs, what="their replies")
     await asyncio.sleep(0.3)  # the claim is that nothing more happens
     assert harness.redis.info("clients")["blocked_clients"] == 9 - jobs
     assert harness.redis.info("commandstats")["cmdstat_evalsha"]["calls"] == 2 * jobs

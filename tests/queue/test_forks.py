@@ -6,6 +6,7 @@ from aragora_q.base import Job
 from aragora_q.contracts import Completed, Failed
 from aragora_q.errors import InvalidPayload
 from aragora_q.job import create_debate_job
+from aragora_q.redis.keys import BACKSTOP_MS
 from aragora_q.streams import session as sessions
 
 CALLS = {
@@ -82,7 +83,7 @@ async def test_an_existing_fork_is_not_changed(harness, run_source):
 async def test_what_cannot_be_forked_is_refused(harness, run_source):
     """Unknown jobs, jobs without a finished call, and expired ones; other jobs of the batch are enqueued."""
     await run_source(Completed(b"{}"))
-    harness.redis.pexpire(harness.keys.job("source"), 1000)
+    harness.redis.pexpire(harness.keys.job("source"), BACKSTOP_MS - 1000)
     with pytest.raises(InvalidPayload, match="has expired"):
         await harness.queue.enqueue(fork_of("source"))
     await harness.queue.enqueue(Job({"n": 1}, id="other"))

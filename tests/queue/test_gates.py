@@ -361,9 +361,7 @@ async def test_a_call_is_booked_however_long_no_worker_ran(new_gates):
 
 async def test_permits_end_a_lease_after_their_last_renewal(new_gates):
     """The place among the account's calls is free again; the reservation stays."""
-    gates = new_gates(
-        {"all": TOTAL}, claim_idle_ms=1_000, providers={"acme": {"max_concurrent": 1}}
-    )
+    gates = new_gates({"all": TOTAL}, providers={"acme": {"max_concurrent": 1}})
     first, second = new_call("1"), new_call("2")
     assert await gates.acquire(first) == Granted()
     renewer = gates.client.permit_renewer()
@@ -688,7 +686,7 @@ async def test_asking_what_would_refuse_a_call(new_gates):
     await gates.settle(new_call("late", agent="b"), 0.0, "overloaded", retry_after_seconds=30)
     answer = await client.ask(job, new_call(agent="b"))
     assert isinstance(answer, Closed)
-    assert 25 < answer.seconds < 31
+    assert 15 < answer.seconds < 31
 
 
 async def test_an_account_is_listed_although_no_call_to_it_was_granted(new_gates):

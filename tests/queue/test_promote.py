@@ -9,7 +9,7 @@ async def test_promote_moves_what_is_due(harness):
     session = await harness.worker()
     jobs = [Job(payload={}, id=f"j{n:03}", delay_seconds=1000 + n) for n in range(150)]
     await harness.queue.enqueue_many(
-        [*jobs, Job(payload={}, id="high", delay_seconds=9, priority=1)]
+        [*jobs, Job(payload={}, id="high", delay_seconds=900, priority=1)]
     )
     assert (await harness.queue.promote()).promoted == 0
     for n, job in enumerate(jobs):

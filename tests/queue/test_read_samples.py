@@ -1,6 +1,7 @@
 """Reading samples: what `sample.lua` writes comes back, in one round trip, whatever else is in the stream."""
 
 import pytest
+from support.schedules import now_ms
 
 from aragora_q.contracts import Completed, Failed
 from aragora_q.samples import read_samples
@@ -16,6 +17,11 @@ async def test_what_is_written_is_read(harness):
     for job_id, outcome in (("good", Completed(b"{}")), ("bad", Failed("no"))):
         await harness.enqueue(job_id)
         job = await harness.start_one(worker)
+        job.fence = (
+            now_ms(harness.redis) + 60_000
+        )  # so that it took no time, however slow this machine is
+        times = {"fence": job.fence, "created_at": job.fence}
+        harness.redis.hset(harness.keys.job(job_id), mapping=times)
         await harness.report(worker, job, outcome)
     await harness.enqueue("waits")
     await harness.queue.sample()

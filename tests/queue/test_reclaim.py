@@ -67,9 +67,9 @@ async def test_the_jobs_own_lease_decides(harness):
     await harness.enqueue("long")
     await harness.start_one(await harness.worker("w1", lease_seconds=1000))
     await harness.enqueue("short")
-    await harness.start_one(await harness.worker("w2", lease_seconds=1))
+    await harness.start_one(await harness.worker("w2", lease_seconds=60))
     harness.backdate("long", 500_000)
-    harness.backdate("short", 5_000)
+    harness.backdate("short", 65_000)
     assert decisions(await harness.other_client(claim_idle_ms=200).reclaim()) == [
         ("short", "reclaimed")
     ]

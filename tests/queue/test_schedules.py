@@ -243,10 +243,12 @@ async def test_times_that_are_none_are_as_if_there_were_none(harness, text):
     fields = dict.fromkeys((f"{field}:nightly" for field in ("last", "next")), text)
     harness.redis.hset(harness.keys.schedules, mapping=fields)
     process = scheduler(harness, nightly={"cron": "0 6 * * *", "job": {"payload": {}}})
+    before = now_ms(harness.redis) / 1000
     await process.step()
+    after = now_ms(harness.redis) / 1000
     found = await state(harness)
-    now = now_ms(harness.redis) / 1000
-    assert found.last_at <= now < found.next_at <= now + 86_400
+    assert found.last_at <= after
+    assert before < found.next_at <= after + 86_400
     harness.redis.hset(harness.keys.schedules, mapping=fields)
     assert await harness.queue.schedules.enqueue([tick()]) == ["created"]
 

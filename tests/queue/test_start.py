@@ -74,7 +74,7 @@ async def test_start_next_waits_and_starts(harness, priority):
     """It waits for a job and starts it; after the timeout the state is `empty`."""
     session = await harness.worker()
     assert (await session.start(5)).state == "empty"
-    waiting = asyncio.create_task(session.start_next(2))
+    waiting = asyncio.create_task(session.start_next(60))
     await harness.enqueue("a", priority=priority)
     await harness.enqueue("b", priority=priority)
     [job] = (await waiting).jobs
