@@ -3,9 +3,12 @@
 import gc
 import logging
 import os
+import time
+from types import SimpleNamespace
 
 import pytest
 from _pytest.unraisableexception import collect_unraisable
+from hypothesis import HealthCheck, settings
 from support import backends, processes, servers, topologies
 from support.docs import SUBSTITUTES
 from support.queue_harness import QueueHarness, check_and_close
@@ -14,6 +17,12 @@ from support.worker_processes import WorkerProcess
 from support.workers import WorkerPool
 
 pytest_plugins = ["support.images"]
+
+# An example takes as long as the machine does: by default, one that takes 0.2 s fails its test.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 def pytest_addoption(parser):
@@ -229,6 +238,18 @@ def worker_process(tmp_path):
     for worker in started:
         if worker.is_alive:
             worker.kill()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The monotonic clock, which event loops use, too: `clock.ahead_seconds` puts it forward.
+
+    So a limit can be so long that no machine is too slow for it. The test may not wait meanwhile by
+    `wait_until`, whose time would be over.
+    """
+    clock, real = SimpleNamespace(ahead_seconds=0.0), time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + clock.ahead_seconds)
+    return clock
 
 
 @pytest.fixture(autouse=True)

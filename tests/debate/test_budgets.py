@@ -332,36 +332,52 @@ async def test_a_round_that_was_begun_goes_on_whatever_the_clock_says(
     assert result["ended_by"] == "unchanged"
 
 
-class Waiting:
-    """Replies of a real agent, except for requests of a type: those never come."""
-
-    def __init__(self, reply, on):
-        self._reply = reply
-        self._on = on
-
-    async def reply(self, request, manner=None, max_output_tokens=None):
-        if isinstance(request, self._on):
-            await asyncio.Event().wait()
-        return self._reply(request)
+TIME = {"timeout_seconds": 1_000}
 
 
-def wait_forever(agent, reply, on):
-    agent.reply = Waiting(reply, on).reply
+@pytest.fixture
+def until_time_is_up(clock):
+    """Never returns; when all others of the phase have finished, so has the time for calls of `TIME`."""
+
+    async def wait():
+        for _ in range(100):
+            await asyncio.sleep(0)
+        clock.ahead_seconds = 960
+        await asyncio.Event().wait()
+
+    return wait
 
 
-async def test_when_time_is_up_the_ballots_that_are_there_decide(seat_scripted_agents, run_debate):
+@pytest.fixture
+def wait_forever(until_time_is_up):
+    """Makes an agent reply as it is told, except to requests of a type: those replies never come."""
+
+    def make(agent, reply, on):
+        async def replying(request, manner=None, max_output_tokens=None):
+            if isinstance(request, on):
+                await until_time_is_up()
+            return reply(request)
+
+        agent.reply = replying
+
+    return make
+
+
+async def test_when_time_is_up_the_ballots_that_are_there_decide(
+    seat_scripted_agents, run_debate, wait_forever
+):
     """One ballot of three is missing: it is an abstention, and what was paid for is not lost."""
     agents = seat_scripted_agents(
         ann=saying("tea"), bob=saying("milk"), cyd=saying("rum", choice="tea")
     )
     wait_forever(agents["bob"], saying("milk"), Vote)
-    outcome, session, result = await run_debate(agents=THREE, rounds=1, timeout_seconds=0.5)
+    outcome, session, result = await run_debate(agents=THREE, rounds=1, **TIME)
     assert isinstance(outcome, Completed)
     assert (result["verdict"], result["confidence"]) == ("tea", 0.6667)
     assert (result["abstentions"], result["consensus_reached"]) == (1, True)
     assert "bob abstained (no time was left to ask)" in result["error"]
     again = seat_scripted_agents(**{name: saying("x") for name in THREE})
-    _, _, resumed = await run_debate(agents=THREE, rounds=1, timeout_seconds=0.5, session=session)
+    _, _, resumed = await run_debate(agents=THREE, rounds=1, session=session, **TIME)
     assert not any(agent.asked for agent in again.values())
     for each in (result, resumed):
         del each["duration_seconds"]
@@ -376,7 +392,7 @@ async def test_when_time_is_up_the_ballots_that_are_there_decide(seat_scripted_a
     ],
 )
 async def test_when_time_is_up_in_a_round_the_last_complete_step_decides(
-    seat_scripted_agents, run_debate, kind, fields, verdict
+    seat_scripted_agents, run_debate, wait_forever, kind, fields, verdict
 ):
     """Closed forms by the verdicts, text by the reviews: as implied votes."""
     made = {"ann": saying(1, best=1), "bob": saying(2, best=1), "cyd": saying(1, best=1)}
@@ -384,20 +400,20 @@ async def test_when_time_is_up_in_a_round_the_last_complete_step_decides(
         made = {"ann": saying("1"), "bob": saying("2", best="1"), "cyd": saying("3", best="1")}
     agents = seat_scripted_agents(**made)
     wait_forever(agents["bob"], made["bob"], kind)
-    _, _, result = await run_debate(agents=THREE, rounds=3, timeout_seconds=0.5, **fields)
+    _, _, result = await run_debate(agents=THREE, rounds=3, **TIME, **fields)
     assert (str(result["verdict"]), result["ended_by"]) == (str(verdict), "timeout")
     assert result["consensus_reached"]
     assert all(vote["implied"] for vote in result["votes"])
 
 
 async def test_without_any_vote_a_debate_out_of_time_fails_with_its_answers(
-    seat_scripted_agents, run_debate
+    seat_scripted_agents, run_debate, wait_forever
 ):
     """It is not retried: the next attempt would have no time left, either. After a requeue it goes on."""
     agents = seat_scripted_agents(**{name: saying(name) for name in THREE})
     for name, agent in agents.items():
         wait_forever(agent, saying(name), Vote)
-    fields = {"rounds": 0, "timeout_seconds": 0.4}
+    fields = {"rounds": 0, **TIME}
     outcome, session, _ = await run_debate(agents=THREE, **fields)
     assert isinstance(outcome, Failed)
     assert "no seat could vote: ann abstained (no time was left to ask)" in outcome.error
@@ -411,18 +427,20 @@ async def test_without_any_vote_a_debate_out_of_time_fails_with_its_answers(
     assert result["verdict"] == "ann"
 
 
-async def test_mode_none_without_an_answer_in_time_fails(seat_scripted_agents, run_debate):
+async def test_mode_none_without_an_answer_in_time_fails(
+    seat_scripted_agents, run_debate, wait_forever
+):
     """A completed debate has an answer."""
     agents = seat_scripted_agents(ann=saying("tea"), bob=saying("milk"))
     for agent in agents.values():
         wait_forever(agent, saying("x"), Propose)
-    outcome, _, _ = await run_debate(agents=["ann", "bob"], consensus="none", timeout_seconds=0.1)
+    outcome, _, _ = await run_debate(agents=["ann", "bob"], consensus="none", **TIME)
     assert isinstance(outcome, Failed)
     assert "no seat has answered" in outcome.error
 
 
 async def test_reviews_that_came_in_time_are_the_votes_of_their_writers_only(
-    seat_scripted_agents, run_debate
+    seat_scripted_agents, run_debate, wait_forever
 ):
     """One of three says that all answers come to the same, then time is up: no unanimous vote."""
     agents = seat_scripted_agents(
@@ -430,13 +448,13 @@ async def test_reviews_that_came_in_time_are_the_votes_of_their_writers_only(
     )
     for name in ("bob", "cyd"):
         wait_forever(agents[name], saying(name[0]), Review)
-    _, _, result = await run_debate(agents=THREE, consensus="unanimous", timeout_seconds=0.5)
+    _, _, result = await run_debate(agents=THREE, consensus="unanimous", **TIME)
     assert (result["consensus_reached"], result["confidence"]) == (False, 0.3333)
     assert [vote["group"] for vote in result["votes"]] == [0, None, None]
 
 
 async def test_a_reply_that_was_being_stored_as_time_ran_out_counts_and_is_kept(
-    seat_scripted_agents, run_debate
+    seat_scripted_agents, run_debate, until_time_is_up
 ):
     """What was paid for is in the result and in the journal, and the debate resumes as it was decided."""
 
@@ -444,12 +462,12 @@ async def test_a_reply_that_was_being_stored_as_time_ran_out_counts_and_is_kept(
         async def checkpoint(self, job, name, value):
             if name.startswith("call/vote") and name not in asked:
                 asked.append(name)
-                await asyncio.sleep(60)
+                await until_time_is_up()
             await super().checkpoint(job, name, value)
 
     asked = []
     seat_scripted_agents(**{name: saying(name, choice="ann") for name in THREE})
-    fields = {"agents": THREE, "rounds": 0, "timeout_seconds": 0.7, "session": Slow()}
+    fields = {"agents": THREE, "rounds": 0, "session": Slow(), **TIME}
     for _ in range(2):
         outcome, session, result = await run_debate(**fields)
         assert isinstance(outcome, Completed)
@@ -522,18 +540,19 @@ async def test_a_round_that_began_with_an_escalation_goes_on_after_a_kill(
     assert sum(row["calls"] for row in result["seats"]) == result["token_usage"]["requests"] == 6
 
 
-async def test_waits_at_gates_do_not_count(seat_scripted_agents, run_debate, monkeypatch):
+async def test_waits_at_gates_do_not_count(seat_scripted_agents, run_debate, monkeypatch, clock):
     """A debate that waits longer than its time limit has all of its time left to run."""
 
     async def wait(self, call):
         with self._waits.waiting():
-            await asyncio.sleep(0.35)
+            clock.ahead_seconds += 600
+            await asyncio.sleep(0)
 
     monkeypatch.setattr(PaidCalls, "acquire", wait)
     seat_scripted_agents(**{name: saying(name, choice="ann") for name in THREE})
-    _, _, result = await run_debate(agents=THREE, rounds=0, timeout_seconds=0.6)
+    _, _, result = await run_debate(agents=THREE, rounds=0, **TIME)
     assert (result["verdict"], result["confidence"], result["ended_by"]) == ("ann", 1.0, "rounds")
-    assert result["duration_seconds"] < 0.35
+    assert result["duration_seconds"] < 600
 
 
 async def test_the_time_of_attempts_that_failed_counts(seat_scripted_agents, run_debate):

@@ -1,11 +1,13 @@
 """What a provider may do in three protocols, streamed and not, and what the queue does about each."""
 
 import errno
+import itertools
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 
 import pytest
@@ -17,6 +19,7 @@ from support.llm_stub import (
     cut,
     cut_stream,
     ending,
+    events_of,
     garbled,
     html,
     refusal,
@@ -158,7 +161,7 @@ async def test_a_fault_says_what_the_queue_should_do(new_stub, new_agent, api, s
     """Overload: retry later; quota, 3xx, 4xx: fail; all others: retry. One request each."""
     make, expected = FAULTS[fault]
     stub = new_stub(fault=lambda number, model: make(api))
-    entry = stub.agent(api, timeout_seconds=0.3 if fault == "silence" else 20, stream=stream)
+    entry = stub.agent(api, timeout_seconds=1 if fault == "silence" else 60, stream=stream)
     if make is None:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
@@ -189,10 +192,13 @@ async def test_the_gates_learn_what_became_of_a_call(new_stub, new_agent, api, n
     """
     fault, meaning = FAULTS[name]
     stub = new_stub(fault=lambda number, model: fault(api))
-    if fault is None:
-        stub.close()
-    with pytest.raises(CallFault) as caught:
-        await new_agent(stub.agent(api, timeout_seconds=0.3)).reply(PROPOSE)
+    entry = stub.agent(api, timeout_seconds=1 if name == "silence" else 60)
+    with socket.socket() as unused:
+        if fault is None:
+            unused.bind(("127.0.0.1", 0))
+            entry["base_url"] = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(CallFault) as caught:
+            await new_agent(entry).reply(PROPOSE)
     found = caught.value
     assert (found.outcome, found.cost_usd) == (
         OUTCOMES[name], None if name in UNKNOWN_COST else 0.0
@@ -376,18 +382,37 @@ async def test_a_stream_that_stops_is_no_reply(new_stub, new_agent, api, fault):
 
 
 @EACH_API
-async def test_a_model_that_speaks_is_not_cut_off(new_stub, new_agent, api):
-    """`timeout_seconds` limits silence in a stream, `call_timeout_seconds` the whole call."""
+async def test_a_model_that_speaks_is_not_cut_off(new_stub, new_agent, api, monkeypatch, clock):
+    """`timeout_seconds` limits silence in a stream, `call_timeout_seconds` the whole call.
+
+    With each event, 40 seconds pass; the next one comes when it has been read.
+    """
+    from aragora_q.executors.debate.llm import streaming
+
+    has_read = threading.Semaphore(0)
+    feed = streaming.Events.feed
+
+    def slow_feed(events, data):
+        has_ended = feed(events, data)
+        clock.ahead_seconds += 40
+        has_read.release()
+        return has_ended
 
     def slow(handler):
-        say(handler, llm_stub.reply_to(handler), pieces=6, pause_seconds=0.1)
+        first, *others = events_of(llm_stub.reply_to(handler), 6)
+        later = (event for event in others if has_read.acquire(timeout=60))
+        with suppress(OSError):  # the hasty one is gone
+            send_events(handler, itertools.chain([first], later))
 
+    monkeypatch.setattr(streaming.Events, "feed", slow_feed)
     stub = new_stub(fault=lambda number, model: slow)
-    agent = new_agent(stub.agent(api, timeout_seconds=0.5))
+    agent = new_agent(stub.agent(api, timeout_seconds=100))
     assert (await ask(agent, PROPOSE)).output_tokens == 10
-    hasty = new_agent(stub.agent(api, timeout_seconds=0.5, call_timeout_seconds=0.3))
-    with pytest.raises(AgentUnavailable, match=r"no complete reply within 0\.3 s"):
+    assert clock.ahead_seconds > 300
+    hasty = new_agent(stub.agent(api, timeout_seconds=100, call_timeout_seconds=300))
+    with pytest.raises(AgentUnavailable, match="no complete reply within 300 s"):
         await ask(hasty, PROPOSE)
+    has_read.release(100)  # the provider goes on
 
 
 @EACH_API

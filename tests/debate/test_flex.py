@@ -4,6 +4,7 @@ import pytest
 from pydantic_ai.exceptions import ModelHTTPError
 from support.gates import new_call
 from support.llm_stub import refusal, reply_to, say
+from support.schedules import now_ms
 from support.wait import wait_until
 from support.workers import LONG_LEASE
 
@@ -313,6 +314,17 @@ def call_of(tier, key="c"):
     return new_call(f"{key}-{tier}", agent="gpt", provider="openai", account=account)
 
 
+def _state_key(harness):
+    """The key of the state of the flex gate."""
+    keys = GateKeys(harness.config.key_prefix, cluster=harness.queue.connection.is_cluster)
+    return keys.account(FLEX)
+
+
+def keep_closed(harness):
+    """Let the flex gate, which is closed, stay so for longer than a slow machine takes for a test."""
+    harness.redis.hset(_state_key(harness), "until", now_ms(harness.redis) + 200_000)
+
+
 @pytest.fixture
 async def gates(harness):
     """The gates of a worker; `gates.report(tier, outcome)` sends a call that ends so."""
@@ -327,13 +339,16 @@ async def gates(harness):
     await made.close()
 
 
-async def test_no_capacity_closes_the_flex_gate_only(gates):
+async def test_no_capacity_closes_the_flex_gate_only(gates, harness):
     """For the usual pause; calls of the account in other tiers go on, and none of its limits shrink."""
     await gates.report("", "ok")
+    before = now_ms(harness.redis)
     await gates.report("flex", "no_capacity")
+    until = int(harness.redis.hget(_state_key(harness), "until"))
+    assert before + 4_000 < until < now_ms(harness.redis) + 6_000
+    keep_closed(harness)
     answer = await gates.acquire(JOBS["flex"], call_of("flex", "d"))
     assert isinstance(answer, Closed)
-    assert 4 < answer.seconds < 6
     assert "no capacity" in answer.why
     assert await gates.acquire(JOBS[""], call_of("", "d")) == Granted()
     states = await gates._connection.run("gate_states", [(None, (FLEX,))])
@@ -344,6 +359,7 @@ async def test_only_jobs_of_the_closed_tier_are_put_off(gates, harness):
     """The same agent has another account there: jobs of the other tier start, whichever is closed."""
     await gates.report("", "ok")
     await gates.report("flex", "no_capacity")
+    keep_closed(harness)
     await gates.refresh()
     assert list(gates.closed_agents()) == [AskedAgent("gpt", "flex")]
     await harness.enqueue_payload("plain", {"agents": ["gpt"]})
@@ -393,13 +409,13 @@ async def test_what_waits_for_capacity_asks_no_fallback(new_harness, outcome, se
         assert await made.acquire(JOBS["flex"], call_of("flex")) == Granted()
         refused = Settlement(outcome, retry_after_seconds=seconds)
         await made.settle(JOBS["flex"], call_of("flex"), refused)
+        keep_closed(harness)
         closed = await made.acquire(JOBS["flex"], call_of("flex", "d"))
         assert closed.is_waited_out == waits
         assert list(made.closed_agents()) == [AskedAgent("gpt", "flex")] * waits
         await made.refresh()
         assert list(made.closed_agents()) == [AskedAgent("gpt", "flex")] * waits
-        key = GateKeys(harness.config.key_prefix, cluster=harness.queue.connection.is_cluster)
-        harness.redis.hset(key.account(FLEX), "until", 1)
+        harness.redis.hset(_state_key(harness), "until", 1)
         assert await made.acquire(JOBS["flex"], call_of("flex", "probe")) == Granted()
         waiting = await made.acquire(JOBS["flex"], call_of("flex", "e"))
         assert waiting.is_closed != waits

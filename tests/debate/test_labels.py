@@ -64,7 +64,8 @@ def test_labels_and_orders_follow_from_nonce_and_scope(nonce, number):
     """A resumed debate has the same; another scope has others."""
     first, second = (labels.labels(nonce, "vote.0", number, "x") for _ in range(2))
     assert first == second
-    assert first != labels.labels(nonce, "vote.1", number, "x")
+    most = AGENTS_RANGE[1]  # one label may be the same by chance, all of them are not
+    assert labels.labels(nonce, "vote.0", most, "x") != labels.labels(nonce, "vote.1", most, "x")
     assert labels.order(nonce, "r1.review", 0, number) == labels.order(
         nonce, "r1.review", 0, number
     )
@@ -86,7 +87,8 @@ def test_a_nonce_that_the_material_contains_is_drawn_again(monkeypatch):
 
 def test_nonces_differ():
     """They are random, so that no question can contain one on purpose."""
-    assert len({labels.draw_nonce("q") for _ in range(100)}) == 100
+    drawn = {labels.draw_nonce("q") for _ in range(20)}
+    assert len(drawn) == 20, "two of 20 are the same once in 20 million times"
 
 
 @given(NONCES, st.text(), st.text())

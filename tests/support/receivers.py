@@ -124,7 +124,7 @@ class Receiver:
             "secret_file": str(file),
             "allow_networks": ("127.0.0.0/8", "::1/128"),
             "ca_file": self.certificates["ca.crt"],
-            "timeout_seconds": 5,
+            "timeout_seconds": 60,
         }
         return WebhookConfig(**{**defaults, **fields})
 

@@ -43,7 +43,7 @@ class WorkerProcess:
             )
         return self
 
-    def wait_until_started(self, timeout=20):
+    def wait_until_started(self, timeout=60):
         wait_until_sync(
             lambda: "worker started" in self.text() or self.process.poll() is not None,
             timeout,

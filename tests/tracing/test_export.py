@@ -314,7 +314,7 @@ class TestReceiversThatDoNotTakeThem:
             receiver.close()
         else:
             receiver.status = status
-        seconds = otel.EXIT_SECONDS if isinstance(status, int) else 0.5  # what does not answer
+        seconds = 0.5 if status == "silent" else otel.EXIT_SECONDS
         program = SPANS.replace("with", f"otel.EXIT_SECONDS = {seconds}\nwith", 1)
         endpoint = receiver.url.replace("://", "://user:secret@") + "/v1/traces?key=secret"
         warned = run(
@@ -369,15 +369,15 @@ from aragora_q.observability import otel
 from aragora_q.observability.worker_metrics import WorkerMetrics
 metrics = WorkerMetrics("q")
 otel.add_registry(metrics.registry)
+metrics.attempts["completed"].inc()
+for seconds in (0.3, 70, 99999):
+    metrics.attempt_duration.observe(seconds)
+metrics.active.set(2)
 with otel.exporting():
     opentelemetry.metrics.get_meter("test").create_counter("gen_ai.calls").add(3)
     tokens = opentelemetry.metrics.get_meter("pydantic-ai").create_counter("gen_ai.tokens")
     for answered in ("m-1", "m-2"):
         tokens.add(1.0, {"gen_ai.request.model": "m", "gen_ai.response.model": answered})
-    metrics.attempts["completed"].inc()
-    for seconds in (0.3, 70, 99999):
-        metrics.attempt_duration.observe(seconds)
-    metrics.active.set(2)
     print("done", flush=True)
     sys.stdin.readline()
     metrics.attempts["completed"].inc()

@@ -6,6 +6,7 @@ import subprocess
 import urllib.request
 
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from support import servers
 from support.workers import LONG_LEASE
 
 from aragora_q import tracing
@@ -63,7 +64,7 @@ def test_both_formats_have_the_ids_once_also_for_lines_of_other_packages(spans, 
 
 def _scrape(port, accept):
     request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return answer.headers["Content-Type"], answer.read().decode()
 
 
@@ -90,7 +91,8 @@ async def test_durations_name_the_trace_where_the_scraper_can_read_that(
         for span in spans.get_finished_spans()
         if span.name == "run debates"
     }
-    with serving(worker.metrics.registry, "127.0.0.1", None, lambda: True) as port:
+    port = servers.free_port()  # others may use all default ports
+    with serving(worker.metrics.registry, "127.0.0.1", port, lambda: True):
         kind, text = _scrape(port, PROMETHEUS)
         plain_kind, plain = _scrape(port, "text/plain;version=0.0.4")
     assert kind.startswith("application/openmetrics-text; version=1.0.0")

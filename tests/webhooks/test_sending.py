@@ -14,6 +14,10 @@ from aragora_q.webhooks.sending import MAX_ANSWER_BYTES, send
 
 BODY = b'{"type":"test"}'
 
+LIMIT = 3
+"""Seconds for a whole delivery where its end is what is waited for: in the other steps, a slow machine may take
+some of them."""
+
 NOT_VALID = "no valid answer: "
 ENDED = f"{NOT_VALID}the connection was closed before its end"
 TOO_LONG = f"{NOT_VALID}its header is longer than 65,536 bytes"
@@ -64,7 +68,7 @@ def test_a_message_arrives_and_is_verified(receiver, tmp_path):
     webhook = target.webhook(tmp_path, url=f"https://{target.host}:{target.port}//x%20y?a=1&b=2")
     sent = send(webhook, "1700000000000-1", BODY)
     assert (sent.result, sent.status, sent.text) == ("delivered", 204, "answered 204")
-    assert 0 < sent.seconds < 5
+    assert 0 < sent.seconds < 60
     [request] = target.requests
     assert request.first == "POST //x%20y?a=1&b=2 HTTP/1.1"
     assert request.headers["host"] == f"127.0.0.1:{target.port}"
@@ -99,7 +103,7 @@ def test_what_a_target_may_answer(receiver, tmp_path, name):
     """Delivered is what has a whole header with a status of 2xx; the body does not matter."""
     behave, result, text = ANSWERS[name]
     target = receiver(behave)
-    sent = send(target.webhook(tmp_path, timeout_seconds=5), "1-1", BODY)
+    sent = send(target.webhook(tmp_path), "1-1", BODY)
     assert sent.result == result
     assert sent.text.startswith(text)
     assert "script" not in sent.text
@@ -159,9 +163,9 @@ def test_a_slow_answer_ends_with_its_time(receiver, tmp_path, name):
     """The time is that of the whole delivery: a byte now and again does not extend it."""
     target = receiver(SLOW[name])
     began = time.monotonic()
-    sent = send(target.webhook(tmp_path, timeout_seconds=1), "1-1", BODY)
-    assert (sent.result, sent.text) == ("failed", "no answer within 1 s")
-    assert 0.9 < time.monotonic() - began < 2
+    sent = send(target.webhook(tmp_path, timeout_seconds=LIMIT), "1-1", BODY)
+    assert (sent.result, sent.text) == ("failed", f"no answer within {LIMIT} s")
+    assert LIMIT - 0.1 < time.monotonic() - began < 30
 
 
 def test_a_slow_body_of_a_refusal_does_not_hold_up(receiver, tmp_path):
@@ -175,24 +179,33 @@ def test_a_slow_body_of_a_refusal_does_not_hold_up(receiver, tmp_path):
 
         target = receiver(behave)
         began = time.monotonic()
-        sent = send(target.webhook(tmp_path, timeout_seconds=5), "1-1", BODY)
+        sent = send(target.webhook(tmp_path), "1-1", BODY)
         assert (sent.result, sent.status) == (result, status)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 15, "the whole body takes 20 s"
     target = receiver(
         lambda c: (c.sendall(b"HTTP/1.1 500 X\r\nContent-Length: 9\r\n\r\n"), hang(c))
     )
-    sent = send(target.webhook(tmp_path, timeout_seconds=1), "1-1", BODY)
+    sent = send(target.webhook(tmp_path, timeout_seconds=LIMIT), "1-1", BODY)
     assert (sent.result, sent.text, sent.body) == ("failed", "answered 500", "")
 
 
-def test_a_receiver_that_takes_nothing(receiver, tmp_path):
+@pytest.fixture
+def hang_without_reading():
+    """Keeps a connection open until the test is over."""
+    is_over = threading.Event()
+    yield lambda _connection: is_over.wait(100)
+    is_over.set()
+
+
+def test_a_receiver_that_takes_nothing(receiver, hang_without_reading, tmp_path):
     """A message larger than the buffers between them: the time is over while it is sent."""
     target = receiver()
-    target._receive = hang_without_reading = lambda connection: time.sleep(3)  # noqa: F841
+    target._receive = hang_without_reading
     began = time.monotonic()
-    sent = send(target.webhook(tmp_path, timeout_seconds=1), "1-1", b"x" * 30_000_000)
-    assert sent.text == "no end of the request within 1 s"
-    assert time.monotonic() - began < 2
+    webhook = target.webhook(tmp_path, timeout_seconds=LIMIT)
+    sent = send(webhook, "1-1", b"x" * 30_000_000)
+    assert sent.text == f"no end of the request within {LIMIT} s"
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(("most_bytes", "pause_seconds"), [(1000, 0.05), (100_000, 0.01)])
@@ -208,16 +221,17 @@ def test_a_receiver_that_takes_little_at_a_time(receiver, tmp_path, most_bytes, 
 
     target._receive = sip
     began = time.monotonic()
-    sent = send(target.webhook(tmp_path, timeout_seconds=1), "1-1", b"x" * 30_000_000)
-    assert sent.text == "no end of the request within 1 s"
-    assert time.monotonic() - began < 2
+    webhook = target.webhook(tmp_path, timeout_seconds=LIMIT)
+    sent = send(webhook, "1-1", b"x" * 60_000_000)
+    assert sent.text == f"no end of the request within {LIMIT} s"
+    assert time.monotonic() - began < 30, "the whole message takes longer"
 
 
-def test_no_tls_handshake(receiver, tmp_path):
+def test_no_tls_handshake(receiver, hang_without_reading, tmp_path):
     """A target that accepts and says nothing, a byte at a time, or something else."""
     for behave, text in (
         (hang, "no TLS handshake within 1 s"),
-        (lambda connection: time.sleep(3), "no TLS handshake within 1 s"),
+        (hang_without_reading, "no TLS handshake within 1 s"),
         (trickle(b"\x16\x03\x03" + b"\x00" * 50), "no TLS handshake"),
         (raw(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "no TLS handshake: "),
         (raw(b""), "no TLS handshake: "),
@@ -227,7 +241,7 @@ def test_no_tls_handshake(receiver, tmp_path):
         sent = send(target.webhook(tmp_path, timeout_seconds=1), "1-1", BODY)
         assert sent.result == "failed"
         assert sent.text.startswith(text)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 30
 
 
 def test_a_target_that_speaks_no_tls(receiver, tmp_path):
@@ -260,7 +274,7 @@ def test_a_target_that_accepts_nothing(tmp_path, receiver):
             BODY,
         )
         assert sent.text in ("no connection (127.0.0.1) within 1 s", "no TLS handshake within 1 s")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 30
     finally:
         for each in (*waiting, listener):
             each.close()

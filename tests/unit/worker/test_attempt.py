@@ -399,17 +399,14 @@ async def test_timeout_of_the_job_is_a_charged_retry():
 
 @pytest.mark.parametrize("limit", [100, 1000])
 @pytest.mark.parametrize("ends", [True, False], ids=["result", "failure"])
-async def test_an_executor_that_stops_in_time_reports(monkeypatch, limit, ends):
+async def test_an_executor_that_stops_in_time_reports(clock, limit, ends):
     """One that uses all but the last 5 % of its time has its outcome: the worker's limit comes later."""
-    loop, skipped = asyncio.get_running_loop(), [0.0]
-    time = loop.time
-    monkeypatch.setattr(loop, "time", lambda: time() + skipped[0])
 
     async def executor(job):
         used = 0.95 * job.payload["timeout_seconds"]
         with suppress(TimeoutError):
             async with asyncio.timeout(used):
-                skipped[0] = used
+                clock.ahead_seconds = used
                 await asyncio.Event().wait()
         await asyncio.sleep(0)
         if ends:
