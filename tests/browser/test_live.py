@@ -45,9 +45,17 @@ def test_a_debate_is_followed_to_its_end(desk, window, worker_process):
     page.locator("#cancel > summary").click()
     page.locator("#cancel [name=reason]").fill("half typed")
     assert page.locator("#meta .status").inner_text() == "pending"
-    worker_process(
-        desk.admin_url, executor=None, environment={"ARAGORA_QUEUE_DEFAULT_AGENTS": "demo,demo"}
+    worker = worker_process(
+        desk.admin_url,
+        executor=None,
+        lease_ms=60_000,
+        environment={"ARAGORA_QUEUE_DEFAULT_AGENTS": "demo,demo"},
     )
+    # It stands still until the page was looked at: a debate may end faster than a page follows.
+    wait_until_sync(
+        lambda: desk.run(lambda queue: queue.tracker.checkpoints(job_id)), SECONDS, "the debate"
+    )
+    worker.signal(signal.SIGSTOP)
     seen = set()
 
     def is_shown():
@@ -58,6 +66,7 @@ def test_a_debate_is_followed_to_its_end(desk, window, worker_process):
     wait_until_sync(is_shown, SECONDS, "the debate so far")
     assert page.evaluate("document.activeElement.name") == "reason"
     assert page.locator("#cancel [name=reason]").input_value() == "half typed"
+    worker.signal(signal.SIGCONT)
     expect(page.locator("#meta .status")).to_have_text("completed")
     assert "20" in page.locator(".seats thead").inner_text()
     assert page.locator("#raw-payload").evaluate("e => e.open")

@@ -127,13 +127,13 @@ def test_all_is_readable_without_script(full_desk, new_window):
     page.get_by_label("Group").fill("many")
     page.get_by_label("pending").check()
     page.get_by_role("button", name="Filter", exact=True).click()
-    assert page.locator("#jobs tbody tr").count() == 50
+    expect(page.locator("#jobs tbody tr")).to_have_count(50)
     page.get_by_role("link", name="Older").click()
-    assert page.locator("#jobs tbody tr").count() == 9
+    expect(page.locator("#jobs tbody tr")).to_have_count(9)
     page.get_by_role("link", name="Newest").click()
     page.get_by_role("searchbox").fill("agreeing")
     page.get_by_role("button", name="Open").click()
-    assert page.url.endswith("/jobs/agreeing")
+    page.wait_for_url("**/jobs/agreeing")
 
 
 def test_keyboard_only(full_desk, window):

@@ -194,7 +194,7 @@ def test_page_works_at_a_cluster(page, clone):
 @pytest.mark.parametrize("page", pages_for("docker"))
 def test_page_works_with_docker(page, clone, compose, tmp_path):
     """Compose starts the services; only the project's name and the ports are the test's."""
-    if shutil.which("curl") is None:
+    if (curl := shutil.which("curl")) is None:
         pytest.skip("no curl: apt-get install curl")
     tools = tmp_path / "tools"
     tools.mkdir()
@@ -203,7 +203,9 @@ def test_page_works_with_docker(page, clone, compose, tmp_path):
         f'  "compose ") exec {" ".join(compose.command(clone))} "${{@:2}}" ;;\n'
         f'  compose*) exec {" ".join(compose.command(clone, clone / CONSOLE))} "${{@:2}}" ;;\n'
         f'  *) exec {shutil.which("docker")} "$@" ;;\nesac',
-        "curl": f'exec {shutil.which("curl")} "${{@/127.0.0.1:8080/{compose.http}}}"',
+        # A reader types more slowly than a console starts.
+        "curl": f"until {curl} -so /dev/null http://{compose.http}/healthz; do sleep 0.1; done\n"
+        f'exec {curl} "${{@/127.0.0.1:8080/{compose.http}}}"',
     }.items():
         (tools / name).write_text(f"#!/bin/bash\n{command}\n")
         (tools / name).chmod(0o755)

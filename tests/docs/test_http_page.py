@@ -32,7 +32,7 @@ async def test_the_commands_work(new_harness, worker_pool, tmp_path):
         done = await asyncio.to_thread(
             subprocess.run,
             ["bash", "-c", commands],
-            capture_output=True, text=True, check=False, timeout=60,
+            capture_output=True, text=True, check=False, timeout=100,
             cwd=tmp_path,
             env={
                 **os.environ, "TOKEN": "aq_any",

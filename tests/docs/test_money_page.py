@@ -25,6 +25,7 @@ from support.docs import blocks
 from support.llm_stub import Stub, billing
 from support.paths import ROOT
 from support.servers import Unavailable
+from support.wait import stay_in_one_day
 
 from aragora_q.config.tables import AgentConfig
 from aragora_q.contracts import HOLD_CLOSED_SECONDS
@@ -95,6 +96,7 @@ def reader(provider, tmp_path_factory):
             capture_output=True, text=True, timeout=300, check=False, cwd=here, env=environment,
         )  # fmt: skip
 
+    stay_in_one_day(240)
     done = run("\n".join(session(filter(is_executed, blocks(PAGE)))))
     assert done.returncode == 0, done.stdout.split(MARK)[-1] + done.stderr
     printed = dict(part.split("\n", 1) for part in done.stdout.split(MARK)[1:])

@@ -34,7 +34,7 @@ async def test_python_enqueues_and_works(redis_url, monkeypatch, capsys):
     def has_ended_all():
         return "worker" in worker and worker["worker"].get_stats()["jobs_processed"] == 3
 
-    await wait_until(lambda: working.done() or has_ended_all(), 30)
+    await wait_until(lambda: working.done() or has_ended_all(), 90)
     await worker["worker"].stop()
     await working
     for job_id in (client["job_id"], "survey-0", "survey-1"):

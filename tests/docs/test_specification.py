@@ -91,7 +91,7 @@ async def test_python_blocks_run_as_printed(capsys, redis_client):
     working = asyncio.create_task(run(work, known))
     await wait_until(lambda: "worker" in known or working.done())
     worker = known["worker"]
-    await wait_until(lambda: worker.get_stats()["jobs_processed"] == 1, timeout=30)
+    await wait_until(lambda: worker.get_stats()["jobs_processed"] == 1, timeout=90)
     done = await client.get_job(job_id)
     assert await client.get_status(job_id) is JobStatus.COMPLETED
     assert isinstance(DebateResult.from_dict(done.result), DebateResult)
@@ -169,7 +169,7 @@ def workers_of(paragraph, redis_url):
     try:
         yield shell
         os.killpg(shell.pid, signal.SIGTERM)
-        said = shell.communicate(timeout=30)[1]
+        said = shell.communicate(timeout=60)[1]
         assert "worker stopped" in said
         assert "Traceback" not in said
     finally:
@@ -221,7 +221,7 @@ def test_redis_cli_lines_of_troubleshooting(redis_url):
         await queue.close()
 
     asyncio.run(one_running_job())
-    ping, groups, pending = (in_shell(line, redis_url).communicate(timeout=30)[0] for line in lines)
+    ping, groups, pending = (in_shell(line, redis_url).communicate(timeout=60)[0] for line in lines)
     assert ping == "PONG\n"
     assert groups.split()[:2] == ["name", "aragora-workers"]
     assert pending.splitlines()[0] == "1"
@@ -275,7 +275,7 @@ async def test_environment_variables_mean_what_they_say(monkeypatch, redis_url, 
 async def test_redis_commands_are_the_documented_ones(redis_url, redis_client):
     """Enqueue, dequeue, acknowledge, claim, pending and length use the stream commands of the table."""
     redis_client.config_resetstat()
-    queue = RedisStreamsQueue(QueueConfig(redis_url=redis_url, claim_idle_ms=200))
+    queue = RedisStreamsQueue(QueueConfig(redis_url=redis_url))
     await queue.enqueue(Job({}, id="j1"))
     session = queue.session(Identity("dead"))
     await session.register({})

@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -98,15 +99,14 @@ class ConsoleProcess:
 
     def raw(self, data):
         """Send bytes; return the answer until the connection is closed, or silent for half a second."""
-        with socket.create_connection((self.host, self.port), 5) as client:
-            client.sendall(data)
-            client.settimeout(0.5)
-            received = b""
-            try:
+        received = b""
+        with socket.create_connection((self.host, self.port), 30) as client:
+            with suppress(OSError):  # refused before all of it was read
+                client.sendall(data)
+            with suppress(OSError):
                 while part := client.recv(65536):
                     received += part
-            except OSError:
-                pass
+                    client.settimeout(0.5)
         return received.decode(errors="replace")
 
     def stop(self, number=signal.SIGTERM):
@@ -160,7 +160,7 @@ class Monitor:
 
     def __enter__(self):
         self._client = self._server.client()
-        self._stream = socket.create_connection(("127.0.0.1", self._server.port), 10)
+        self._stream = socket.create_connection(("127.0.0.1", self._server.port), 30)
         self._stream.sendall(b"AUTH admin admin\r\nMONITOR\r\n")
         self._lines = self._stream.makefile("r", errors="replace")
         assert [self._lines.readline() for _ in range(2)] == ["+OK\n", "+OK\n"]

@@ -124,9 +124,12 @@ def _build(*arguments):
     return run("docker", "build", "--quiet", *arguments, env=classic).strip()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def compose(image, base, tmp_path_factory):
-    """Compose with the image built here; its services are removed at the end."""
+    """Compose with the image built here; its services and their data are removed after the test.
+
+    A worker whose password Redis no longer knows, because another test gave it other users, cannot unregister.
+    """
     command = next(
         (
             program

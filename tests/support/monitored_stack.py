@@ -25,8 +25,9 @@ from typing import Any
 
 import yaml
 from support.paths import ROOT, TESTS
+from support.servers import free_port
 
-from aragora_q.bench import Testbed, find_server, free_port
+from aragora_q.bench import Testbed, find_server
 
 RULES = ROOT / "deploy/prometheus"
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana/aragora-q.json").read_text())
@@ -63,7 +64,7 @@ class Prometheus:
 
     def _get(self, path: str, **parameters: object) -> list[Any]:
         url = f"{self.url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(url, timeout=10) as reply:
+        with urllib.request.urlopen(url, timeout=60) as reply:
             result: list[Any] = json.load(reply)["data"]["result"]
         return result
 

@@ -4,6 +4,8 @@ import asyncio
 import inspect
 import time
 
+DAY = 86_400
+
 
 async def wait_until(condition, timeout=30.0, what="the condition"):
     """Return the first true value of `condition` (sync or async); fail after `timeout` seconds."""
@@ -27,3 +29,10 @@ def wait_until_sync(condition, timeout=30.0, what="the condition"):
             return value
         assert time.monotonic() < deadline, f"waited {timeout} s in vain for {what}"
         time.sleep(0.01)
+
+
+def stay_in_one_day(seconds):
+    """If the day in UTC ends within so many seconds, wait for the next one: budgets begin anew then."""
+    left = DAY - time.time() % DAY
+    if left < seconds:
+        time.sleep(left + 1)

@@ -55,7 +55,10 @@ async def client_of(app, queue, address="http://console"):
 async def served(app):
     """The application on a port; yields its address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app, log_config=None, lifespan="off", timeout_graceful_shutdown=1,
+            timeout_keep_alive=600,  # no connection ends as a slow client sends its next request
+        )  # fmt: skip
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve([listening]))
         try:

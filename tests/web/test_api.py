@@ -250,7 +250,7 @@ async def test_wait(api, harness):
     await asyncio.sleep(0.1)
     assert not any(each.done() for each in waiting)
     await harness.queue.cancel("j1")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         for each in await asyncio.gather(*waiting):
             assert each.json()["status"] == "cancelled"
     assert (await api.get("/jobs/j1?wait=60")).json()["status"] == "cancelled"

@@ -144,4 +144,4 @@ def test_no_answer_is_outside_of_the_description(case, address, session):
     `cancel` stands for the other actions, which are the same functions, and PUT of a job for POST and quotes,
     which take the same body.
     """
-    case.call_and_validate(base_url=f"{address}/api/v1", session=session, checks=CHECKS)
+    case.call_and_validate(base_url=f"{address}/api/v1", session=session, checks=CHECKS, timeout=60)

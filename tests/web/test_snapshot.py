@@ -23,9 +23,14 @@ class Source:
     error = None
 
 
+def lasting(**options):
+    """Shared reads whose answers do not become old during a test."""
+    return SharedReads(max_age_seconds=600.0, **options)
+
+
 async def test_viewers_share_one_read():
-    """All who ask at the same time, and shortly after, get one answer; another is read when it is old."""
-    shared, source = SharedReads(), Source()
+    """All who ask at the same time, and shortly after, get one answer."""
+    shared, source = lasting(), Source()
     viewers = [asyncio.create_task(shared.get("stats", source.read)) for _ in range(50)]
     await asyncio.sleep(0)
     viewers.pop(0).cancel()  # who began the read leaves
@@ -49,7 +54,7 @@ async def test_an_old_answer_is_not_given():
 
 async def test_the_answers_that_were_asked_for_last_are_kept():
     """Beyond the most, the answer is forgotten that was asked for the longest time ago."""
-    shared, source = SharedReads(most=2), Source()
+    shared, source = lasting(most=2), Source()
     source.may_answer.set()
     assert [await shared.get(name, source.read) for name in "abacab"] == [1, 2, 1, 3, 1, 4]
 
@@ -76,7 +81,7 @@ async def test_close_stops_reads():
 
 async def test_an_answer_to_a_change_clears():
     """Who changed something and looks again sees it: what was read is dropped before the answer to a change."""
-    shared, source = SharedReads(), Source()
+    shared, source = lasting(), Source()
     source.may_answer.set()
 
     async def app(_scope, _receive, send):

@@ -356,7 +356,7 @@ def test_wrong_tokens_are_slow_and_counted_by_address(console):
     limited = [answer for answer in wrong if answer.status == 429]
     assert limited
     assert all(int(answer.headers["Retry-After"]) > 0 for answer in limited)
-    assert console.post("/login", token="aq_wrong").status == 429
+    wait_until_sync(lambda: console.post("/login", token="aq_wrong").status == 429)
     assert console.post("/login", token=console.tokens[Role.VIEWER]).status == 303
     assert "aragora_q_web_refused_logins_total" in console.get("/metrics").text
 
@@ -416,4 +416,4 @@ def test_an_action_is_one_line_of_the_log(console):
         ("/jobs/logged-3/hold", 'action=hold ids=logged-3 count=1 reason="by hand"'),
     ]:
         line = rf"{who} path={path} status=\d+ seconds=[0-9.]+ {named}$"
-        wait_until_sync(lambda line=line: re.search(line, console.log, re.MULTILINE), 10, line)
+        wait_until_sync(lambda line=line: re.search(line, console.log, re.MULTILINE), 30, line)

@@ -10,6 +10,7 @@ import redis
 from support import consoles, processes, servers
 from support.wait import wait_until_sync
 
+from aragora_q.redis import embedded
 from aragora_q.web.roles import Role
 
 
@@ -82,7 +83,7 @@ def test_it_starts_and_goes_on_without_redis(own_server, start_console):
     wait_until_sync(lambda: console.get("/healthz").status == 503)
     began_at = time.monotonic()
     assert console.stop() == -signal.SIGTERM
-    assert time.monotonic() - began_at < 3
+    assert time.monotonic() - began_at < 10
     assert "Traceback" not in console.log
     assert console.log.count("may write") == 1
 
@@ -94,8 +95,8 @@ async def test_waits_and_streams_end_with_the_process(start_console, harness):
     jobs = "/api/v1/queues/debates"
     wait_until_sync(lambda: console.get(f"{jobs}/stats").status == 200)
     with (
-        socket.create_connection((console.host, console.port), 20) as waiting,
-        socket.create_connection((console.host, console.port), 20) as following,
+        socket.create_connection((console.host, console.port), 60) as waiting,
+        socket.create_connection((console.host, console.port), 60) as following,
     ):
         waiting.sendall(f"GET {jobs}/jobs/a?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         following.sendall(f"GET {jobs}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -128,7 +129,7 @@ def test_systemd_learns_of_start_and_stop(start_console, redis_url, tmp_path):
     """READY=1 when the console serves, STOPPING=1 when a signal arrives."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         notified.bind(str(tmp_path / "notify"))
-        notified.settimeout(20)
+        notified.settimeout(60)
         console = start_console(REDIS_URL=redis_url, NOTIFY_SOCKET=str(tmp_path / "notify"))
         assert notified.recv(100) == b"READY=1"
         console.stop(signal.SIGINT)
@@ -160,8 +161,12 @@ def test_an_embedded_server_gets_users_that_survive_its_restart(start_console, t
     assert "ACL" not in "".join(
         path.read_text(errors="replace") for path in directory.rglob("*.conf")
     )
-    console.stop()
-    assert users() == []  # the server runs for two more seconds
+    user = embedded.open_server(directory)  # else the server runs for two more seconds only
+    try:
+        console.stop()
+        assert users() == []
+    finally:
+        user.release()
 
 
 @pytest.mark.slow

@@ -16,10 +16,13 @@ from aragora_q.web.roles import Role
 from aragora_q.web.tokens import TokenFile
 
 HEAD = b"GET /login HTTP/1.1\r\nHost: localhost\r\n\r\n"
+DRIPS = [bytes([c]) for c in HEAD[:-2] + b"X: " + b"x" * 80]
+"""A head that takes 12 seconds with a pause of 0.1 after each byte."""
+
 POST = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
 
-WAITS = {"/logout": 60.0, "/wait": 0.5}
-"""Seconds before the answer, by path."""
+WAITS = {"/logout": lambda: asyncio.sleep(60)}
+"""What is awaited before the answer, by path."""
 
 
 async def application(scope, receive, send):
@@ -30,7 +33,7 @@ async def application(scope, receive, send):
     headers = [(b"content-type", b"text/event-stream")] if is_stream else []
     received = 0
     if scope["path"] in WAITS:
-        await asyncio.sleep(WAITS[scope["path"]])
+        await WAITS[scope["path"]]()
     while scope["method"] == "POST":
         message = await receive()
         received += len(message.get("body", b""))
@@ -58,22 +61,24 @@ async def serving(tokens=None):
         await wait_until(lambda: http.started)
         yield http, port
         http.should_exit = True
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 30)
 
 
 async def seconds_until_closed(port, *parts, pause=0.0):
-    """Send parts with pauses; return how long the server keeps the connection, and what it sent."""
+    """Send parts with pauses, but the first two at once; return how long the server keeps the connection, and
+    what it sent.
+    """
     began_at, received = time.monotonic(), bytearray()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
 
     async def send():
-        for part in parts:
+        for number, part in enumerate(parts):
             writer.write(part)
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause if number else 0.001)
 
     sending = asyncio.create_task(send())
     with contextlib.suppress(ConnectionError):
-        while part := await asyncio.wait_for(reader.read(65536), 20):
+        while part := await asyncio.wait_for(reader.read(65536), 30):
             received += part
     sending.cancel()
     writer.transport.abort()
@@ -87,16 +92,16 @@ async def test_slow_clients_are_disconnected(monkeypatch):
     async with serving() as (_, port):
         silent, dripping, second, body, drip_body, whole = await asyncio.gather(
             seconds_until_closed(port),
-            seconds_until_closed(port, *(bytes([c]) for c in HEAD[:30]), pause=0.1),
-            seconds_until_closed(port, HEAD, *(bytes([c]) for c in HEAD[:25]), pause=0.1),
+            seconds_until_closed(port, *DRIPS, pause=0.1),
+            seconds_until_closed(port, HEAD, *DRIPS, pause=0.1),
             seconds_until_closed(port, POST),
-            seconds_until_closed(port, POST, *[b"x"] * 28, pause=0.1),
+            seconds_until_closed(port, POST, *[b"x"] * 120, pause=0.1),
             seconds_until_closed(port, POST, *[b"x" * 10_000] * 10, pause=0.15),
         )
     for seconds, received in (silent, dripping, body, drip_body):
-        assert seconds < 5
+        assert seconds < 10, "less than it takes to send all drips"
         assert received == b""
-    assert second[0] < 5
+    assert second[0] < 10
     assert second[1].count(b"HTTP/1.1 200") == 1
     assert whole[1].count(b"HTTP/1.1 200") == 1
 
@@ -108,7 +113,7 @@ async def test_a_client_that_does_not_read_is_disconnected(monkeypatch):
         _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
         writer.write(HEAD.replace(b"/login", b"/metrics"))
         await wait_until(lambda: http.server_state.connections)
-        await wait_until(lambda: not http.server_state.connections, 6)
+        await wait_until(lambda: not http.server_state.connections)
         writer.transport.abort()
 
 
@@ -129,20 +134,28 @@ async def test_idle_connections_make_room_for_new_ones(monkeypatch):
             each.transport.abort()
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """A server that, on a slow machine, too, is stopped by its guard before it gives up."""
+    assert guard.STOP_SECONDS < server.STOP_SECONDS
+    monkeypatch.setattr(server, "STOP_SECONDS", 60.0)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_open_streams_end_when_the_process_stops():
     """A stream that does not end by itself is ended soon, as a complete answer."""
     async with serving() as (http, port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(HEAD.replace(b"/login", b"/healthz"))
         await reader.readuntil(b":\n\n")
-        began_at = time.monotonic()
         http.should_exit = True
-        rest = await asyncio.wait_for(reader.read(), 5)
-        assert (rest.endswith(b"0\r\n\r\n"), time.monotonic() - began_at < 1.5) == (True, True)
+        rest = await asyncio.wait_for(reader.read(), 30)
+        assert rest.endswith(b"0\r\n\r\n")
         writer.close()
         await writer.wait_closed()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_requests_that_wait_are_answered_when_the_process_stops():
     """A request that waits, such as for the end of a job, gets 503 with Retry-After."""
     async with serving() as (http, port):
@@ -150,7 +163,7 @@ async def test_requests_that_wait_are_answered_when_the_process_stops():
         writer.write(HEAD.replace(b"/login", b"/logout"))
         await wait_until(lambda: http.guard._requests)
         http.should_exit = True
-        answer = await asyncio.wait_for(reader.read(), 5)
+        answer = await asyncio.wait_for(reader.read(), 30)
         assert answer.startswith(b"HTTP/1.1 503")
         assert b"retry-after: 5" in answer
         writer.close()
@@ -160,10 +173,12 @@ async def test_requests_that_wait_are_answered_when_the_process_stops():
 async def test_answers_end_with_the_login(monkeypatch, tmp_path):
     """When a token is removed, its open streams end, as complete answers, and what waits gets 401."""
     monkeypatch.setattr(guard, "RECHECK_SECONDS", 0.1)
+    may_answer = asyncio.Event()
+    monkeypatch.setitem(WAITS, "/wait", may_answer.wait)
     file = tmp_path / "tokens"
     token = consoles.write_tokens(file, Role.VIEWER)[Role.VIEWER]
     head = HEAD.replace(b"\r\n\r\n", f"\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
-    async with serving(TokenFile(file)) as (_, port):
+    async with serving(TokenFile(file)) as (http, port):
         stream, stream_writer = await asyncio.open_connection("127.0.0.1", port)
         waiting, waiting_writer = await asyncio.open_connection("127.0.0.1", port)
         stream_writer.write(head.replace(b"/login", b"/events"))
@@ -171,10 +186,12 @@ async def test_answers_end_with_the_login(monkeypatch, tmp_path):
         await asyncio.sleep(0.3)
         await stream.readuntil(b":\n\n")
         waiting_writer.write(head.replace(b"/login", b"/wait"))
-        await asyncio.sleep(0.1)
+        await wait_until(lambda: len(http.guard._requests) == 2)
+        await asyncio.sleep(0.2)
         file.write_text("")
-        await asyncio.wait_for(stream.readuntil(b"0\r\n\r\n"), 5)
-        assert (await asyncio.wait_for(waiting.readline(), 5)).startswith(b"HTTP/1.1 401")
+        await asyncio.wait_for(stream.readuntil(b"0\r\n\r\n"), 30)
+        may_answer.set()
+        assert (await asyncio.wait_for(waiting.readline(), 30)).startswith(b"HTTP/1.1 401")
         for writer in (stream_writer, waiting_writer):
             writer.transport.abort()
 
