@@ -118,14 +118,17 @@ def test_a_hanging_look_up_can_be_cancelled(names, monkeypatch, loop):
         queue = RedisStreamsQueue(QueueConfig(redis_url="redis://hangs.test"))
         with pytest.raises(RedisUnreachable, match=r"look-up of the name 'hangs.test' within 1 s"):
             await queue.get_status("a")
-        calls = [asyncio.create_task(queue.get_status("a")) for _ in range(5)]
+        monkeypatch.setattr("aragora_q.redis.options.CONNECT_TIMEOUT_SECONDS", 60.0)
+        patient = RedisStreamsQueue(QueueConfig(redis_url="redis://hangs.test"))
+        calls = [asyncio.create_task(patient.get_status("a")) for _ in range(5)]
         await asyncio.sleep(0.1)
         assert sum(thread.name == "look-up" for thread in threading.enumerate()) == 1
         for each in calls:
             each.cancel()
-        await asyncio.wait(calls, timeout=5)
+        await asyncio.wait(calls, timeout=60)
         assert all(each.cancelled() for each in calls)
         await queue.close()
+        await patient.close()
 
     try:
         run(loop, call())
@@ -160,13 +163,13 @@ def test_signals_end_a_process_whose_look_up_hangs(tmp_path):
                 processes.cli(*command), env=environment, stdout=stderr, stderr=stderr, cwd=tmp_path
             )
         try:
-            wait_until_sync((tmp_path / "looking-up").exists, 30, "the look-up")
+            wait_until_sync((tmp_path / "looking-up").exists, 60, "the look-up")
             if marker:
                 wait_until_sync(
-                    lambda m=marker, f=log: m in f.read_text(), 30, "the worker to wait"
+                    lambda m=marker, f=log: m in f.read_text(), 60, "the worker to wait"
                 )
             process.send_signal(number)
-            assert process.wait(20) == -number, log.read_text()
+            assert process.wait(60) == -number, log.read_text()
         finally:
             process.kill()
             process.wait()
@@ -184,7 +187,7 @@ async def test_the_announced_server_is_named(own_server):
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
         await wait_until(
             lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok",
-            20,
+            60,
             "the cluster",
         )
     url = f"redis+cluster://127.0.0.1:{node.port}"
@@ -238,12 +241,17 @@ async def test_a_closed_idle_connection_is_no_fault(
     """A server that closes idle connections: no failed renewal, no log line, no error is counted."""
     backend = shared_server(kind)
     harness = new_harness(
-        redis_url=backend.url, client=backend.admin_client(), **backend.settings, claim_idle_ms=6000
+        redis_url=backend.url,
+        client=backend.admin_client(),
+        **backend.settings,
+        claim_idle_ms=12_000,
     )
     worker = worker_pool.start(harness, succeed)
     await wait_until_registered(harness, worker)
 
     def close_idle():
+        if time.monotonic() - worker.keeper.last_answer_at > 2:
+            return []  # the next renewal, three seconds after the last one, must not meet this
         idle = [
             client["id"]
             for client in harness.redis.client_list(_type="normal")
@@ -258,7 +266,7 @@ async def test_a_closed_idle_connection_is_no_fault(
     for _ in range(2):
         await wait_until(close_idle, what="an idle connection")
         answered_at = worker.keeper.last_answer_at
-        await wait_until(lambda at=answered_at: worker.keeper.last_answer_at > at, 10, "a renewal")
+        await wait_until(lambda at=answered_at: worker.keeper.last_answer_at > at, 60, "a renewal")
     assert worker.get_stats()["redis_error"] is None
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 

@@ -33,7 +33,7 @@ def _fail_over(sentinels):
         lambda: all(
             sentinels.state(each)["port"] != str(former.port) for each in sentinels.sentinels
         ),
-        30,
+        60,
         "the failover",
     )
 
@@ -82,7 +82,7 @@ async def test_a_reader_follows_a_failover(sentinels, harness_on):
             assert await harness.queue.get_status("a") is None
             return any(client["cmd"] == "pttl" for client in primary.client_list())
 
-        await wait_until(is_read_from_primary, 30, "the reader to follow")
+        await wait_until(is_read_from_primary, 60, "the reader to follow")
 
 
 async def test_one_of_many_calls_asks_a_sentinel(sentinels, harness_on):
@@ -118,13 +118,13 @@ def test_a_failover_that_waits_for_a_replica_counts(sentinels):
     with frozen.client() as client:
         client.config_set("replica-priority", 0)
     leader = sentinels.sentinels[0]
-    wait_until_sync(lambda: _priority(sentinels, leader, frozen) == "0", 20, "the priority")
+    wait_until_sync(lambda: _priority(sentinels, leader, frozen) == "0", 60, "the priority")
     frozen.process.send_signal(signal.SIGSTOP)
     try:
         with leader.client() as client:
             client.execute_command("SENTINEL", "FAILOVER", sentinels.service)
             wait_until_sync(
-                lambda: _named_port(client, sentinels.service) != former.port, 20, "a promotion"
+                lambda: _named_port(client, sentinels.service) != former.port, 60, "a promotion"
             )
         assert _discovered_port(sentinels, leader) == promoted.port
     finally:

@@ -33,7 +33,7 @@ def parent():
     """A short path; when the test ends, all servers below it must end without being stopped."""
     with tempfile.TemporaryDirectory(prefix="aq-") as name:
         yield Path(name)
-        wait_until_sync(lambda: not embedded_processes(name), 15, "the servers to end")
+        wait_until_sync(lambda: not embedded_processes(name), 60, "the servers to end")
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def supervisor_of(directory, server):
 
 def kill(pid):
     os.kill(pid, signal.SIGKILL)
-    wait_until_sync(lambda: not is_running(pid), 5, f"{pid} to die")
+    wait_until_sync(lambda: not is_running(pid), 60, f"{pid} to die")
 
 
 def value_of(use, key):
@@ -82,7 +82,7 @@ def test_it_comes_back_when_supervisor_and_server_die(directory):
     server = process_id(use)
     kill(supervisor_of(directory, server))
     kill(server)
-    assert wait_until_sync(lambda: value_of(use, "kept"), 10, "the server to come back") == "yes"
+    assert wait_until_sync(lambda: value_of(use, "kept"), 60, "the server to come back") == "yes"
     use.release()
 
 
@@ -98,7 +98,7 @@ def test_an_adopted_server_that_dies_is_started_again(directory):
     assert process_id(again) == server
     assert supervisor_of(directory, server) != first
     kill(server)
-    assert wait_until_sync(lambda: value_of(use, "kept"), 10, "the server to come back") == "yes"
+    assert wait_until_sync(lambda: value_of(use, "kept"), 60, "the server to come back") == "yes"
     use.release()
     again.release()
 
@@ -111,11 +111,11 @@ def test_a_frozen_server_is_adopted_not_doubled(directory):
     server = process_id(use)
     os.kill(server, signal.SIGSTOP)
     kill(supervisor_of(directory, server))
-    wait_until_sync(lambda: len(embedded_processes(directory)) == 2, 10, "the next supervisor")
+    wait_until_sync(lambda: len(embedded_processes(directory)) == 2, 60, "the next supervisor")
     time.sleep(2)
     assert len(embedded_processes(directory)) == 2
     os.kill(server, signal.SIGCONT)
-    assert wait_until_sync(lambda: value_of(use, "kept"), 10, "the server to answer") == "yes"
+    assert wait_until_sync(lambda: value_of(use, "kept"), 60, "the server to answer") == "yes"
     assert process_id(use) == server
     use.release()
 
@@ -132,7 +132,7 @@ def test_a_server_frozen_at_its_end_does_not_stay(directory, is_adopted):
         embedded.open_server(directory).release()
     os.kill(server, signal.SIGSTOP)
     use.release()
-    wait_until_sync(lambda: not embedded_processes(directory), 20, "server and supervisor to end")
+    wait_until_sync(lambda: not embedded_processes(directory), 60, "server and supervisor to end")
     use = embedded.open_server(directory)
     assert value_of(use, "kept") == "yes"
     use.release()
@@ -150,7 +150,7 @@ def test_a_server_that_never_answers_is_killed(directory, monkeypatch):
     with pytest.raises(RedisUnreachable, match="does not answer"):
         embedded.open_server(directory)
     assert len(embedded_processes(directory)) == 2
-    wait_until_sync(lambda: not embedded_processes(directory), 15, "server and supervisor to end")
+    wait_until_sync(lambda: not embedded_processes(directory), 60, "server and supervisor to end")
 
 
 @pytest.mark.slow

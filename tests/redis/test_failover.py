@@ -61,11 +61,11 @@ async def test_sentinel_failover_loses_nothing_that_a_replica_confirmed(
     await wait_until(lambda: len(load.acknowledged) > 20, what="some jobs before the failover")
     first.kill()
     before = len(load.acknowledged)
-    await wait_until(lambda: len(load.acknowledged) > before + 20, 40, "enqueues to go on")
+    await wait_until(lambda: len(load.acknowledged) > before + 20, 60, "enqueues to go on")
     await load.stop()
     assert sentinels.primary() is not first
     harness.queue.connection.failover_seconds = 0
-    await wait_until(lambda: _known(harness, load.acknowledged), 30, "every acknowledged job")
+    await wait_until(lambda: _known(harness, load.acknowledged), 60, "every acknowledged job")
     await harness.wait_for_completed(len(load.acknowledged) + 1)
     long = await harness.queue.get_job("long")
     assert (long.fence, long.crashes) == (fence, 0), "its lease was kept over the failover"
@@ -89,7 +89,7 @@ async def test_sentinel_old_primary_comes_back_as_a_replica(sentinels, harness_o
     first = sentinels.primary()
     with sentinels.sentinels[0].client() as client:
         client.execute_command("SENTINEL", "FAILOVER", sentinels.service)
-    await wait_until(lambda: sentinels.primary() is not first, 20, "the failover")
+    await wait_until(lambda: sentinels.primary() is not first, 60, "the failover")
     await harness.queue.enqueue(Job(payload={}, id="after"))
     await harness.wait_for_completed(2)
 
@@ -104,7 +104,7 @@ async def test_sentinel_former_primary_that_still_takes_writes_is_left(sentinels
     first = sentinels.primary()
     first.process.send_signal(signal.SIGSTOP)
     try:
-        await wait_until(lambda: sentinels.primary() is not first, 20, "the failover")
+        await wait_until(lambda: sentinels.primary() is not first, 60, "the failover")
     finally:
         first.process.send_signal(signal.SIGCONT)
 
@@ -114,7 +114,7 @@ async def test_sentinel_former_primary_that_still_takes_writes_is_left(sentinels
             return client.exists(harness.keys.job(job_id))
 
     with first.client() as client:
-        await wait_until(reaches_the_new_primary, 20, "the client to follow")
+        await wait_until(reaches_the_new_primary, 60, "the client to follow")
         assert client.role()[0] == "master", (
             "Sentinels have not demoted it yet: the client looked itself"
         )
@@ -131,7 +131,7 @@ async def test_cluster_failover(cluster, harness_on, worker_process, record_prop
     await load.stop()
     owner.kill()
     again = _Load(harness)
-    await wait_until(lambda: len(again.acknowledged) > len(load.acknowledged) + 20, 40, "enqueues")
+    await wait_until(lambda: len(again.acknowledged) > len(load.acknowledged) + 20, 60, "enqueues")
     await again.stop()
     await harness.wait_for_completed(len(set(load.acknowledged + again.acknowledged)))
     assert worker.is_alive
@@ -148,9 +148,9 @@ async def test_cluster_graceful_failover(cluster, harness_on, worker_process):
     replica = cluster.nodes[3 + cluster.nodes.index(owner)]
     with replica.client() as client:
         client.execute_command("CLUSTER", "FAILOVER")
-    await wait_until(lambda: cluster.owner(STREAM) is replica, 20, "the replica to take over")
+    await wait_until(lambda: cluster.owner(STREAM) is replica, 60, "the replica to take over")
     before = len(load.acknowledged)
-    await wait_until(lambda: len(load.acknowledged) > before + 20, 20, "enqueues to go on")
+    await wait_until(lambda: len(load.acknowledged) > before + 20, 60, "enqueues to go on")
     await load.stop()
     await harness.wait_for_completed(len(load.acknowledged))
 
@@ -165,7 +165,7 @@ async def test_cluster_slot_moves_under_load(cluster, harness_on, worker_process
     await asyncio.to_thread(_move_slot, cluster, key_slot(STREAM.encode()), owner, target)
     assert cluster.owner(STREAM) is target
     before = len(load.acknowledged)
-    await wait_until(lambda: len(load.acknowledged) > before + 20, 20, "enqueues to go on")
+    await wait_until(lambda: len(load.acknowledged) > before + 20, 60, "enqueues to go on")
     await load.stop()
     await harness.wait_for_completed(len(load.acknowledged))
     assert worker.is_alive, worker.text()
@@ -198,7 +198,7 @@ async def test_cluster_without_a_majority(cluster, harness_on, worker_process):
         with owner.client() as client:
             return client.execute_command("CLUSTER INFO")["cluster_state"] == "fail"
 
-    wait_until_sync(is_down, 20, "the cluster to notice")
+    wait_until_sync(is_down, 60, "the cluster to notice")
     done = await asyncio.to_thread(run_command, "reap", **topologies.environment(cluster))
     assert done.returncode == 75, done.stderr
     assert "CLUSTERDOWN" in done.stderr
@@ -212,7 +212,7 @@ async def test_cluster_without_a_majority(cluster, harness_on, worker_process):
         except redis.RedisError:
             return False
 
-    wait_until_sync(is_up, 30, "the cluster to recover")
+    wait_until_sync(is_up, 60, "the cluster to recover")
     harness.queue.connection.failover_seconds = 30
     await harness.queue.enqueue(Job(payload={}, id="after"))
     await harness.wait_for_completed(1)

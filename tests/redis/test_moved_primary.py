@@ -24,7 +24,7 @@ def replicate(server, source):
             return
         client.replicaof("127.0.0.1", source.port)
         wait_until_sync(
-            lambda: client.info("replication")["master_link_status"] == "up", 20, "the replica"
+            lambda: client.info("replication")["master_link_status"] == "up", 60, "the replica"
         )
 
 
@@ -38,7 +38,7 @@ class _Pair:
     def fail_over(self):
         """Swap the roles. The former primary lives on, and keeps its connections."""
         with self.first.client() as client:
-            wait_until_sync(lambda: client.wait(1, 1000) == 1, 20, "the replica to have all")
+            wait_until_sync(lambda: client.wait(1, 1000) == 1, 60, "the replica to have all")
         replicate(self.second, None)
         self.lead_to(self.second)
         replicate(self.first, self.second)
@@ -114,13 +114,13 @@ async def test_a_worker_on_a_replica_is_not_healthy(own_server, new_harness, wor
     worker = worker_pool.start(harness, succeed)
     await wait_until_registered(harness, worker)
     harness.redis.replicaof("127.0.0.1", free_port())
-    await wait_until(lambda: not worker.is_healthy(), 20, "the worker to be unhealthy")
+    await wait_until(lambda: not worker.is_healthy(), 60, "the worker to be unhealthy")
     assert not worker.has_stalled()
     lines = lambda: [record for record in caplog.records if "not healthy" in record.getMessage()]  # noqa: E731
     await wait_until(lines, what="the line")
     assert ["READONLY" in record.error for record in lines()] == [True]
     harness.redis.replicaof("NO", "ONE")
-    await wait_until(worker.is_healthy, 20, "health to return")
+    await wait_until(worker.is_healthy, 60, "health to return")
 
 
 async def test_a_replica_costs_one_more_try(own_server, new_harness):
@@ -128,7 +128,8 @@ async def test_a_replica_costs_one_more_try(own_server, new_harness):
     first, second = own_server(*AT_ONCE), own_server()
     replicate(second, first)
     harness = new_harness(redis_url=second.url, client=first.client(), **LONG_LEASE)
-    with pytest.raises(NotPrimary, match="READONLY"):
-        await harness.enqueue("a")
     with second.client() as client:
-        assert client.info("stats")["total_connections_received"] <= 6
+        before = client.info("stats")["total_connections_received"]
+        with pytest.raises(NotPrimary, match="READONLY"):
+            await harness.enqueue("a")
+        assert client.info("stats")["total_connections_received"] - before <= 2

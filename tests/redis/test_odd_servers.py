@@ -238,13 +238,13 @@ async def test_a_worker_waits_for_the_end_of_protected_mode(own_server, new_harn
 
         denying = asyncio.create_task(deny())
         await wait_until(
-            lambda: "protected mode" in (worker.get_stats()["redis_error"] or ""), 20, "the denial"
+            lambda: "protected mode" in (worker.get_stats()["redis_error"] or ""), 60, "the denial"
         )
         denying.cancel()
         await asyncio.gather(denying, return_exceptions=True)
     server.start()
     harness.redis.connection_pool.disconnect()
-    await wait_until(lambda: worker.get_stats()["redis_error"] is None, 20, "the worker to go on")
+    await wait_until(lambda: worker.get_stats()["redis_error"] is None, 60, "the worker to go on")
     assert not worker.task.done()
 
 
@@ -285,7 +285,7 @@ def test_what_a_server_forbids_is_unsupported(text):
 def test_an_unknown_error_at_the_start_is_waited_for(stub, worker_process):
     """A worker whose first INFO meets an unknown error logs it and waits: no restart loop with exit code 1."""
     worker = worker_process(stub(b"-ERR something odd\r\n"))
-    wait_until_sync(lambda: "something odd" in worker.text(), 20, "the error in the log")
+    wait_until_sync(lambda: "something odd" in worker.text(), 60, "the error in the log")
     assert worker.stop() == -15
     assert "Traceback" not in worker.text()
 

@@ -168,12 +168,12 @@ async def test_a_rotated_password_is_read_again(shared_server, worker_process, t
         admin.execute_command("CLIENT", "KILL", "USER", "queue")
         try:
             wait_until_sync(
-                lambda: "denies access" in worker.text(), 20, "the refusal to be logged"
+                lambda: "denies access" in worker.text(), 60, "the refusal to be logged"
             )
             assert worker.is_alive
             secret.write_text("changed\n")
             await client.enqueue(Job(payload={}, id="after"))
-            await wait_until(is_done, 40, "a job after the rotation")
+            await wait_until(is_done, 60, "a job after the rotation")
         finally:
             admin.execute_command("ACL", "SETUSER", "queue", "<changed", f">{PASSWORD}")
             await client.close()
@@ -186,7 +186,7 @@ def test_denied_at_start_is_final(shared_server, worker_process):
     acl = shared_server("acl")
     url = f"redis://127.0.0.1:{acl.server.port}"
     worker = worker_process(acl, environment={"REDIS_URL": url})
-    wait_until_sync(lambda: not worker.is_alive, 20, "the worker to give up")
+    wait_until_sync(lambda: not worker.is_alive, 60, "the worker to give up")
     assert worker.process.returncode == 77, worker.text()
     assert "NOAUTH" in worker.text() or "Authentication required" in worker.text()
 

@@ -15,13 +15,17 @@ from aragora_q.contracts import Completed
 
 
 @pytest.mark.slow
-async def test_a_job_is_run_retried_cancelled_and_reclaimed(backend, harness_on, worker_process):
+async def test_a_job_is_run_retried_cancelled_and_reclaimed(
+    backend, harness_on, worker_process, tmp_path
+):
     """Enqueue, delay, priority, run, retry, retry later, hold, fail, cancel and reclaim on every backend."""
     harness = harness_on(backend, claim_idle_ms=1000)
     doomed = worker_process(backend, "doomed", lease_ms=1000).wait_until_started()
-    await harness.enqueue_steps("orphan", ["sleep", 1])
+    may_end = tmp_path / "may-end"
+    await harness.enqueue_steps("orphan", ["until", str(may_end)])
     await harness.wait_for_status("orphan", JobStatus.PROCESSING)
     doomed.kill()
+    may_end.touch()
     worker_process(backend, "w1", lease_ms=1000).wait_until_started()
     for job_id, steps, more in (
         ("plain", [], {}),
@@ -65,7 +69,7 @@ async def test_the_primary_is_found_without_a_thread_to_spare(shared_server, har
     asyncio.get_running_loop().set_default_executor(pool)
     pool.submit(hold.wait)
     try:
-        await asyncio.wait_for(harness.enqueue("a"), 10)
+        await asyncio.wait_for(harness.enqueue("a"), 60)
     finally:
         hold.set()
 

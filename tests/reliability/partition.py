@@ -9,6 +9,7 @@ Side A (127.0.0.1): primary, one Sentinel, the client. Side B (127.0.0.2): two r
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import redis
 from support import servers
-from support.wait import wait_until_sync
+from support.wait import wait_until, wait_until_sync
 
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
@@ -55,7 +56,7 @@ def _start():
     replicas = [_Server(B, *replicaof) for _ in range(2)]
     for server in (primary, *replicas):
         server.start()
-    wait_until_sync(lambda: all(_is_linked(replica) for replica in replicas), 20, "the replicas")
+    wait_until_sync(lambda: all(_is_linked(replica) for replica in replicas), 60, "the replicas")
     sentinels = [
         _Server(
             host,
@@ -65,7 +66,7 @@ def _start():
         for host in (A, B, B)
     ]
     wait_until_sync(
-        lambda: all(_knows_all(sentinel) for sentinel in sentinels), 20, "the Sentinels"
+        lambda: all(_knows_all(sentinel) for sentinel in sentinels), 60, "the Sentinels"
     )
     return primary, replicas, sentinels
 
@@ -111,15 +112,16 @@ async def _run(durability, seconds):
     url = f"redis+sentinel://{A}:{sentinels[0].port}/q"
     client = asyncio.create_task(_enqueue(url, durability, answers))
     try:
-        await asyncio.sleep(0.5)
+        await wait_until(lambda: len(answers) > 20, what="some jobs before the partition")
         _cut("-A")
         await asyncio.sleep(seconds)
+        await wait_until(lambda: any(map(_is_promoted, replicas)), what="the failover")
         _cut("-D")
         await asyncio.sleep(0.2)
         client.cancel()
         await asyncio.gather(client, return_exceptions=True)
         # Whatever the new primary lacks is lost: the old one has to follow it.
-        leader = next(replica for replica in replicas if _role(replica) == "master")
+        leader = await wait_until(lambda: _leader(replicas), what="the new primary to answer")
         with leader.client() as redis_client:
             kept = {
                 job_id
@@ -137,6 +139,19 @@ async def _run(durability, seconds):
         "unconfirmed": len(answers) - len(confirmed),
         "unconfirmed_and_lost": len(set(answers) - confirmed - kept),
     }))  # fmt: skip
+
+
+def _is_promoted(replica):
+    """Whether a replica is the new primary, asked from its side of the partition."""
+    with suppress(OSError), socket.create_connection((B, replica.port), 1, (B, 0)) as link:
+        link.sendall(b"ROLE\r\n")
+        return b"master" in link.recv(100)
+    return False
+
+
+def _leader(replicas):
+    """The replica that was promoted, None before that."""
+    return next((replica for replica in replicas if _role(replica) == "master"), None)
 
 
 def _role(server):

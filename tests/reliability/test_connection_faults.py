@@ -80,7 +80,7 @@ async def test_half_open_connections(proxied, monkeypatch):
     await beside.wait_for_status("a", JobStatus.COMPLETED)
     proxy.mode = "blackhole"
     await beside.enqueue("b")
-    await wait_until(lambda: worker.get_stats()["redis_error"], 20, "the silence to be noticed")
+    await wait_until(lambda: worker.get_stats()["redis_error"], 60, "the silence to be noticed")
     proxy.mode = "pass"
     await beside.wait_for_status("b", JobStatus.COMPLETED)
     await worker.stop()

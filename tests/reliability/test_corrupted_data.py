@@ -50,7 +50,7 @@ def _drained(redis_url, prepare, check):
             worker = DebateWorker(
                 harness.queue, "w1", executor=_execute, burst=True, config=harness.config
             )
-            await asyncio.wait_for(worker.start(), 20)
+            await asyncio.wait_for(worker.start(), 60)
             assert [harness.entries(priority) for priority in (1, 0, -1)] == [[], [], []]
             invariants.check(harness.redis, harness.keys.queue_prefix)
             await check(harness)
@@ -143,7 +143,7 @@ def test_job_hashes(redis_url, changes):
             worker = DebateWorker(
                 harness.queue, "w1", executor=_execute, burst=True, config=harness.config
             )
-            await asyncio.wait_for(worker.start(), 20)
+            await asyncio.wait_for(worker.start(), 60)
             assert await harness.queue.get_status("good") == JobStatus.COMPLETED
             for row in harness.pending():
                 harness.backdate_entry(harness.keys.stream_normal, row["message_id"])
@@ -151,7 +151,7 @@ def test_job_hashes(redis_url, changes):
             again = DebateWorker(
                 harness.queue, "w2", executor=_execute, burst=True, config=harness.config
             )
-            await asyncio.wait_for(again.start(), 20)
+            await asyncio.wait_for(again.start(), 60)
             assert harness.entries() == []
             with suppress(InvalidPayload):
                 await harness.queue.get_job("odd")
@@ -175,7 +175,7 @@ async def test_keys_of_another_type(redis_url, key):
         worker = DebateWorker(
             harness.queue, "w1", executor=_execute, burst=True, config=harness.config
         )
-        await asyncio.wait_for(worker.start(), 20)
+        await asyncio.wait_for(worker.start(), 60)
         assert await harness.queue.get_status("good") == JobStatus.COMPLETED
     finally:
         await harness.close()

@@ -25,7 +25,7 @@ async def test_a_reaper_is_killed_between_its_steps(redis_url, new_harness):
     killed = subprocess.Popen(reaping, env=environment)
     await wait_until(
         lambda: harness.counters().get("reclaimed") or killed.poll() is not None,
-        20,
+        60,
         "its first step",
     )
     killed.kill()
@@ -40,7 +40,7 @@ async def test_a_reaper_is_killed_between_its_steps(redis_url, new_harness):
         assert done.returncode == 0, done.stderr
         return {harness.fields(f"j{n}")["status"] for n in range(300)} == {"retrying"}
 
-    await wait_until(is_all_taken, 30, "the next passes to take the rest")
+    await wait_until(is_all_taken, 60, "the next passes to take the rest")
     assert harness.counters()["reclaimed"] == 300, "each once"
 
 

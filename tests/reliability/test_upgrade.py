@@ -45,17 +45,17 @@ async def test_a_rolling_restart_under_load(redis_url, new_harness, worker_proce
     loading = asyncio.create_task(load())
     for worker in workers:
         before = len(enqueued)
-        await wait_until(lambda n=before: len(enqueued) > n + 15, 20, "some load")
+        await wait_until(lambda n=before: len(enqueued) > n + 15, 60, "some load")
         await asyncio.to_thread(worker.stop)
         worker.start()
-    await wait_until(lambda: len(enqueued) > 90, 20, "some load")
+    await wait_until(lambda: len(enqueued) > 90, 60, "some load")
     loading.cancel()
     await asyncio.gather(loading, return_exceptions=True)
 
     async def all_done():
         return (await harness.queue.get_queue_stats())["completed"] == len(enqueued)
 
-    await wait_until(all_done, 30, "all jobs to be completed")
+    await wait_until(all_done, 60, "all jobs to be completed")
     jobs = [harness.fields(job_id) for job_id in enqueued]
     assert {job.get("attempts", "1") for job in jobs} == {"1"}
     assert not [job for job in jobs if "crashes" in job]
@@ -121,7 +121,7 @@ async def test_an_upgrade_under_running_workers(
     await harness.wait_for_status("long", JobStatus.PROCESSING)
     installation.upgrade()  # before `old` needed the scripts of most outcomes
     new = worker_process(redis_url, "new", **options).wait_until_started()
-    await wait_until(lambda: all_in(harness, JobStatus.COMPLETED, ids), 30, "the jobs to end")
+    await wait_until(lambda: all_in(harness, JobStatus.COMPLETED, ids), 60, "the jobs to end")
     assert old.stop() == -signal.SIGTERM, old.text()
     may_end.touch()
     job = await harness.wait_for_end("long")

@@ -12,24 +12,26 @@ from aragora_q.base import Job, JobStatus
 pytestmark = pytest.mark.slow
 
 
-async def test_a_frozen_worker_loses_its_job_once(redis_url, new_harness, worker_process):
+async def test_a_frozen_worker_loses_its_job_once(redis_url, new_harness, worker_process, tmp_path):
     """Row 2: after its lease another worker has its job; its own result is refused."""
-    harness = new_harness()
-    frozen = worker_process(redis_url, "frozen").wait_until_started()
-    await harness.enqueue_steps("a", ["sleep", 1])
-    await harness.wait_for_status("a", JobStatus.PROCESSING)
+    harness, notes, may_end = new_harness(), tmp_path / "notes", tmp_path / "may-end"
+    options = {"environment": {"RUN_LOG_FILE": str(notes)}}
+    frozen = worker_process(redis_url, "frozen", **options).wait_until_started()
+    await harness.enqueue_steps("a", ["note"], ["until", str(may_end)])
+    await wait_until(notes.exists, what="the attempt to run")
     fence = harness.fields("a")["fence"]
     frozen.signal(signal.SIGSTOP)
-    worker_process(redis_url, "other")
+    may_end.touch()
+    worker_process(redis_url, "other", **options)
     await wait_until(
-        lambda: harness.fields("a").get("fence") != fence, 20, "the job to be taken over"
+        lambda: harness.fields("a").get("fence") != fence, 60, "the job to be taken over"
     )
     frozen.signal(signal.SIGCONT)
     job = await harness.wait_for_status("a", JobStatus.COMPLETED)
     assert job.fence > int(fence)
     assert (job.crashes, job.attempts) == (1, 1)
     assert harness.counters()["completed"] == 1
-    await wait_until(lambda: "lost" in frozen.text(), 20, "the zombie to hear of it")
+    await wait_until(lambda: "lost" in frozen.text(), 60, "the zombie to hear of it")
 
 
 async def test_a_blocked_loop_keeps_its_job(redis_url, new_harness, worker_process):
@@ -62,7 +64,7 @@ async def test_poison(redis_url, new_harness, worker_process, poison):
         limit_memory()
         return await harness.queue.get_status("bad") == JobStatus.FAILED
 
-    await wait_until(is_over, 60, "the poison to fail")
+    await wait_until(is_over, 100, "the poison to fail")
     job = await harness.queue.get_job("bad")
     if poison == "exit":
         assert job.crashes == 3

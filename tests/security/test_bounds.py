@@ -192,7 +192,7 @@ def test_a_server_whose_limit_is_below_the_settings(own_server, run, size):
         worker = DebateWorker(
             harness.queue, "w1", executor=executor, burst=True, config=harness.config
         )
-        await asyncio.wait_for(worker.start(), 30)
+        await asyncio.wait_for(worker.start(), 60)
         huge, small = await harness.queue.get_job("huge"), await harness.queue.get_job("small")
         assert (huge.status, small.status, huge.attempts) == ("failed", "completed", 1)
         assert "proto-max-bulk-len" in huge.error

@@ -116,7 +116,7 @@ def test_a_worker_hides_secrets(guarded, worker_process):
         redis_client.config_set("requirepass", "another")
     try:
         wait_until_sync(
-            lambda: "Redis unavailable, retrying" in worker.text(), 20, "an outage in the log"
+            lambda: "Redis unavailable, retrying" in worker.text(), 60, "an outage in the log"
         )
     finally:
         with redis.Redis(port=guarded.port, password="another") as redis_client:

@@ -51,7 +51,7 @@ class DockerRedis(topologies.Topology):
         self._container.start()
         port = self._container.get_exposed_port(6379)
         self.url = f"redis://127.0.0.1:{port}"
-        wait_until_sync(self._answers, 20, "the container to answer")
+        wait_until_sync(self._answers, 60, "the container to answer")
 
     def _answers(self):
         try:

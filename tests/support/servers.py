@@ -101,7 +101,7 @@ class Server:
         """A client that connects as `self.options` say."""
         return redis.Redis(**{"decode_responses": True, **self.options, **options})
 
-    def wait(self, timeout=20):
+    def wait(self, timeout=60):
         deadline = time.monotonic() + timeout
         while True:
             try:
@@ -124,7 +124,7 @@ class Server:
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(number)
-            self.process.wait(10)
+            self.process.wait(60)
 
     def stop(self):
         self.kill()

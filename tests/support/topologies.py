@@ -130,7 +130,7 @@ class Embedded(Topology):
 
     def stop(self):
         self._use.release()
-        wait_until_sync(lambda: not embedded._is_supervised(self._directory), 20, "it to end")
+        wait_until_sync(lambda: not embedded._is_supervised(self._directory), 60, "it to end")
         shutil.rmtree(self._directory)
 
 

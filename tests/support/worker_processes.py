@@ -52,7 +52,7 @@ class WorkerProcess:
         assert self.process.poll() is None, self.text()
         return self
 
-    def wait_for_exit(self, timeout=30):
+    def wait_for_exit(self, timeout=60):
         """The exit status as a shell reports it: 128 plus the number of the signal that ended it."""
         status = self.process.wait(timeout)
         return status if status >= 0 else 128 - status
@@ -67,9 +67,9 @@ class WorkerProcess:
     def kill(self):
         """End it as a crash does: it reports nothing and releases nothing."""
         self.signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
-    def stop(self, timeout=30):
+    def stop(self, timeout=60):
         """End it with SIGTERM as an operator does; return the process's return code."""
         self.signal(signal.SIGCONT)
         self.signal(signal.SIGTERM)

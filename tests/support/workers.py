@@ -31,7 +31,7 @@ class WorkerPool:
     async def stop(self):
         for worker, _ in self._started:
             with suppress(TimeoutError):
-                await asyncio.wait_for(worker.stop(immediately=True), 15)
+                await asyncio.wait_for(worker.stop(immediately=True), 60)
         for worker, queue in self._started:
             await asyncio.gather(worker.task, return_exceptions=True)
             await queue.close()

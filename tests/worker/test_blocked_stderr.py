@@ -35,7 +35,7 @@ async def test_jobs_run_although_stderr_is_full(new_harness, redis_url):
             assert stderr.read(filled).strip() == b""
             worker.terminate()
             assert b"worker started" in stderr.read()
-        await wait_until(lambda: worker.poll() is not None, 20)
+        await wait_until(lambda: worker.poll() is not None, 60)
         assert worker.returncode == -15
     finally:
         worker.kill()
@@ -61,7 +61,7 @@ async def test_a_worker_whose_stderr_stays_full_ends(new_harness, redis_url):
         except BlockingIOError:
             os.set_blocking(write_end, True)
         worker.terminate()
-        await wait_until(lambda: worker.poll() is not None, 20)
+        await wait_until(lambda: worker.poll() is not None, 60)
         assert worker.returncode == -15
     finally:
         worker.kill()

@@ -79,7 +79,7 @@ async def test_burst_ends_on_a_paused_queue(new_harness, worker_pool):
     await harness.queue.pause()
     await harness.enqueue("late")
     gated.gate.set()
-    await asyncio.wait_for(worker.task, 10)
+    await asyncio.wait_for(worker.task, 60)
     assert await harness.queue.get_status("running") is JobStatus.COMPLETED
     assert await harness.queue.get_status("late") is JobStatus.PENDING
 
@@ -97,7 +97,7 @@ async def test_burst_leaves_no_due_job_behind(new_harness, worker_pool, others):
         await asyncio.sleep(0.06)
         await harness.queue.pause(paused=False)
         burst = worker_pool.start(harness, succeed, f"burst{n}", burst=True)
-        await asyncio.wait_for(burst.task, 10)
+        await asyncio.wait_for(burst.task, 60)
         assert await harness.queue.get_status(job_id) in ("completed", "processing")
         await harness.wait_for_end(job_id)
         await harness.queue.pause()
@@ -110,7 +110,7 @@ async def test_burst_runs_jobs_whose_start_got_no_reply(new_harness, worker_pool
     await harness.queue.enqueue_many([Job(payload={}, id=name) for name in names])
     worker = worker_pool.start(harness, succeed, burst=True, max_concurrent=10)
     lost = lose_first_reply(worker)
-    await asyncio.wait_for(worker.task, 30)
+    await asyncio.wait_for(worker.task, 60)
     assert lost
     assert [await harness.queue.get_status(name) for name in names] == ["completed"] * 3
 
@@ -131,7 +131,7 @@ async def test_burst_runs_what_another_process_promotes_last(new_harness, worker
         return await own()
 
     worker._fetcher._queue.promote = promote
-    await asyncio.wait_for(worker.task, 10)
+    await asyncio.wait_for(worker.task, 60)
     for name in names:
         assert await harness.queue.get_status(name) is JobStatus.COMPLETED
 

@@ -85,7 +85,7 @@ async def test_a_worker_stops_promptly_while_a_provider_is_closed(
     await enqueue(harness, "more")
     began = time.monotonic()
     await worker.stop()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 15
 
 
 async def test_a_burst_ends_without_the_jobs_of_a_closed_provider(

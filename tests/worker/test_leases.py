@@ -45,7 +45,7 @@ async def test_blocked_event_loop_keeps_its_leases(new_harness, worker_pool):
 
 async def test_cancel_stops_a_running_job(new_harness, worker_pool):
     """A cancel reaches the running task within the lease."""
-    harness, gated = new_harness(claim_idle_ms=4000), GatedExecutor()
+    harness, gated = new_harness(claim_idle_ms=16_000), GatedExecutor()
     worker = worker_pool.start(harness, gated)
     await harness.enqueue("a")
     await wait_until(lambda: gated.entered)
@@ -60,12 +60,18 @@ async def test_cancel_stops_a_running_job(new_harness, worker_pool):
     await harness.wait_for_end("b")
 
 
+async def _renewed(worker):
+    """Wait for the first renewal: until the next one, a quarter lease later, an old lease stays old."""
+    await wait_until(lambda: worker.keeper.last_answer_at > worker._started_at, what="a renewal")
+
+
 @pytest.mark.slow
 async def test_lost_job_is_given_up(new_harness, worker_pool):
     """An attempt whose job was reclaimed is stopped; the new attempt's result stands."""
-    harness, gated = new_harness(claim_idle_ms=2000), GatedExecutor()
+    harness, gated = new_harness(claim_idle_ms=24_000), GatedExecutor()
     worker = worker_pool.start(harness, gated)
     successor = await harness.worker("successor")
+    await _renewed(worker)
     await harness.enqueue("a")
     await wait_until(lambda: gated.entered)
     fence = (await harness.queue.get_job("a")).fence
@@ -87,6 +93,7 @@ async def test_result_of_a_zombie_is_refused(new_harness, worker_pool):
     harness, gated = new_harness(**LONG_LEASE), GatedExecutor()
     worker = worker_pool.start(harness, gated)
     successor = await harness.worker("successor")
+    await _renewed(worker)
     await harness.enqueue("a")
     await wait_until(lambda: gated.entered)
     await harness.queue.pause()
@@ -133,7 +140,7 @@ async def test_lost_record_is_written_again_while_all_slots_are_busy(new_harness
 
 async def test_replaced_worker_ends(new_harness, worker_pool):
     """A worker whose id another instance took stops lost attempts, releases other jobs, and ends."""
-    harness, gated = new_harness(claim_idle_ms=400), GatedExecutor()
+    harness, gated = new_harness(claim_idle_ms=2000), GatedExecutor()
     worker = worker_pool.start(harness, gated, max_concurrent=1)
     await harness.enqueue("a")
     await wait_until(lambda: gated.entered)

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 from support.executors import succeed
+from support.schedules import now_ms
 from support.wait import wait_until
 from support.workers import wait_until_registered
 
@@ -50,8 +51,9 @@ async def test_a_worker_that_stops_hands_maintenance_over(new_harness, worker_po
         await wait_until_registered(harness, worker)
     first = await wait_until(lambda: _maintainer(harness))
     await workers[first].stop()
+    assert _maintainer(harness) != first
     [second] = set(workers) - {first}
-    await wait_until(lambda: _maintainer(harness) == second, 4, "the other one to take over")
+    await wait_until(lambda: _maintainer(harness) == second, what="the other one to take over")
 
 
 @pytest.fixture
@@ -91,15 +93,18 @@ async def test_a_fleet_makes_no_more_passes_than_one_worker(new_harness, worker_
     workers = [worker_pool.start(harness, succeed, "w0")]
     await wait_until_registered(harness, workers[0])
     await wait_until(lambda: calls["promote"])
-    alone = await _calls_in(calls, 4)
+
+    async def undisturbed():
+        counted = await _calls_in(calls, 4)
+        return counted if counted["promote"] >= 10 and counted["reclaim"] >= 6 else None
+
+    alone = await wait_until(undisturbed, 60, "seconds in which the machine does not stall")
     for n in range(1, 20):
         workers.append(worker_pool.start(harness, succeed, f"w{n}"))
     for worker in workers[1:]:
         await wait_until_registered(harness, worker)
     await wait_until(lambda: calls["reclaim"] >= 19, what="each worker's pass at its start")
     fleet = await _calls_in(calls, 4)
-    assert alone["promote"] >= 4
-    assert alone["reclaim"] >= 4
     for name in ("promote", "reclaim", "remove_dead_workers", "purge"):
         # A new maintainer begins with every pass; on a busy machine the right may change hands.
         most = 1.5 * alone[name] + 2 + fleet["handover"]
@@ -116,7 +121,7 @@ async def test_each_worker_reclaims_at_its_start(new_harness, worker_pool):
     await harness.start_one(old)
     assert (await harness.queue.claim_maintenance("other", 60)).is_granted
     worker_pool.start(harness, succeed, "w1")
-    job = await harness.wait_for_end("a", timeout=5)
+    job = await harness.wait_for_end("a", timeout=30)
     assert (job.status, job.crashes) == ("completed", 1)
     assert _maintainer(harness) == "other"
 
@@ -133,9 +138,8 @@ async def test_the_maintainer_writes_a_sample_a_minute(new_harness):
     loop._due.clear()
     await loop._step()
     [(entry_id, _)] = harness.redis.xrange(harness.keys.samples_minute)
-    seconds, _ = harness.redis.time()
-    next_minute = int(entry_id.partition("-")[0]) / 1000 + 60
-    assert loop._due["sample"] - time.monotonic() == pytest.approx(next_minute - seconds, abs=1.5)
+    seconds_left = int(entry_id.partition("-")[0]) / 1000 + 60 - now_ms(harness.redis) / 1000
+    assert loop._due["sample"] - time.monotonic() == pytest.approx(seconds_left, abs=1.5)
 
 
 async def test_survivors_of_a_large_fleet_ask_soon(new_harness):

@@ -9,6 +9,7 @@ import urllib.request
 import pytest
 from prometheus_client import generate_latest
 from support.paid_calls import call as paid_call
+from support.servers import free_port
 from support.workers import (
     LONG_LEASE,
 )
@@ -16,7 +17,8 @@ from support.workers import (
 from aragora_q.base import Job
 from aragora_q.context import Settlement, current_attempt
 from aragora_q.errors import ConfigError
-from aragora_q.observability.http import DEFAULT_PORTS, serving
+from aragora_q.observability import http
+from aragora_q.observability.http import serving
 from aragora_q.observability.worker_metrics import WorkerMetrics
 
 
@@ -106,14 +108,16 @@ async def test_paid_calls_are_counted_once(new_harness, worker_pool):
         assert _value(worker.metrics, sample) == value, sample
 
 
-def test_metrics_ports():
-    """Unset: the first free one of 9464 to 9473, or none. Set and taken: refused by name. 0: off."""
+def test_metrics_ports(monkeypatch):
+    """Unset: the first free one of some ports, or none. Set and taken: refused by name. 0: off."""
+    assert list(http.DEFAULT_PORTS) == list(range(9464, 9474))  # other programs may use some
+    monkeypatch.setattr(http, "DEFAULT_PORTS", ports := [free_port(), free_port()])
     registry = WorkerMetrics("debates").registry
     with serving(registry, "127.0.0.1", None, lambda: True) as first:
         with serving(registry, "127.0.0.1", None, lambda: True) as second:
-            assert first in DEFAULT_PORTS
-            assert second in DEFAULT_PORTS
-            assert first < second
+            assert [first, second] == ports
+            with serving(registry, "127.0.0.1", None, lambda: True) as third:
+                assert third is None
         taken = f"metrics on 127.0.0.1:{first}: Address already in use"
         with (
             pytest.raises(ConfigError, match=taken),
@@ -131,6 +135,6 @@ def test_a_format_that_does_not_exist():
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/metrics", headers={"Accept": "text/plain;version=x"}
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
             assert b"aragora_q_" in answer.read()

@@ -137,7 +137,7 @@ async def test_busy_worker_is_healthy_through_an_outage(
     server.start()
     harness.redis.connection_pool.disconnect()
     await wait_until(lambda: worker.get_stats()["redis_error"] is None, what="the fault to pass")
-    assert worker.is_healthy()
+    await wait_until(worker.is_healthy, what="health to return")
     gated.gate.set()
     assert (await harness.wait_for_end("a")).status is JobStatus.COMPLETED
 

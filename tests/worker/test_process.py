@@ -11,15 +11,16 @@ from aragora_q.base import JobStatus
 
 
 @pytest.mark.slow
-async def test_sigterm_drains(new_harness, worker_process, redis_url):
+async def test_sigterm_drains(new_harness, worker_process, redis_url, tmp_path):
     """SIGTERM: the running job ends and is recorded, no other begins, exit 143, nothing left behind."""
-    harness = new_harness()
+    harness, may_end = new_harness(), tmp_path / "may-end"
     worker = worker_process(redis_url)
-    await harness.enqueue_steps("running", ["sleep", 1])
+    await harness.enqueue_steps("running", ["until", str(may_end)])
     await harness.wait_for_status("running", JobStatus.PROCESSING)
     worker.signal(signal.SIGTERM)
     await wait_until(lambda: "draining" in worker.text(), what="the drain")
     await harness.enqueue_steps("late")
+    may_end.touch()
     assert worker.wait_for_exit() == 143, worker.text()
     assert (await harness.queue.get_job("running")).status is JobStatus.COMPLETED
     assert await harness.queue.get_status("late") is JobStatus.PENDING
@@ -50,11 +51,11 @@ async def test_jobs_in_threads_do_not_delay_the_exit(new_harness, worker_process
     worker = worker_process(redis_url, slots=40)
     for n in range(40):
         await harness.enqueue_steps(f"j{n}", ["thread", 60])
-    await wait_until(lambda: len(harness.pending()) == 40, 20, "all to run")
+    await wait_until(lambda: len(harness.pending()) == 40, 60, "all to run")
     worker.signal(signal.SIGTERM)
     await wait_until(lambda: "draining" in worker.text(), what="the drain")
     worker.signal(signal.SIGTERM)
-    assert worker.wait_for_exit(15) == 143, worker.text()
+    assert worker.wait_for_exit(30) == 143, worker.text()
     assert "worker stopped" in worker.text()
     job = await harness.queue.get_job("j0")
     assert (job.status, job.attempts, job.crashes) == (JobStatus.PENDING, 0, 0)
@@ -70,13 +71,13 @@ async def test_signal_after_the_end_is_final(new_harness, worker_process, redis_
     worker.signal(signal.SIGTERM)
     await wait_until(lambda: "draining" in worker.text(), what="the drain")
     worker.signal(signal.SIGTERM)
-    await wait_until(lambda: "worker stopped" in worker.text(), 30, "it to give up")
+    await wait_until(lambda: "worker stopped" in worker.text(), 60, "it to give up")
 
     def is_gone():
         worker.signal(signal.SIGTERM)
         return not worker.is_alive
 
-    await wait_until(is_gone, 5, "the process to end")
+    await wait_until(is_gone, 60, "the process to end")
     assert worker.wait_for_exit() == 143, worker.text()
 
 
@@ -94,7 +95,7 @@ async def test_process_1_waits_for_no_thread(new_harness, worker_process, redis_
     first.terminate()
     await wait_until(lambda: "draining" in worker.text(), what="the drain")
     first.terminate()
-    assert worker.wait_for_exit(15) == 143, worker.text()
+    assert worker.wait_for_exit(30) == 143, worker.text()
     assert await harness.queue.get_status("a") is JobStatus.PENDING
 
 

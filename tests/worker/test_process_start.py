@@ -16,7 +16,7 @@ async def test_server_that_comes_up_unsuitable_is_refused(worker_process, own_se
     server = own_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
     server.kill()
     worker = worker_process(server.url)
-    await wait_until(lambda: "Redis unavailable" in worker.text(), 20)
+    await wait_until(lambda: "Redis unavailable" in worker.text(), 60)
     server.start()
     assert worker.wait_for_exit() == 78, worker.text()
     assert "allkeys-lru" in worker.text()
@@ -81,7 +81,7 @@ def test_wrong_password_is_refused(own_server):
 @pytest.mark.slow
 async def test_worker_id_in_use_is_refused(new_harness, redis_url):
     """78: a live worker has that id; the message names it, after waiting one lease."""
-    harness = new_harness(claim_idle_ms=500)
+    harness = new_harness(claim_idle_ms=6000)
     lease_owner = harness.queue.session(Identity("p1"))
     await lease_owner.register({"host": "elsewhere", "pid": "4711"})
     renewer = lease_owner.lease_renewer()
@@ -97,7 +97,7 @@ async def test_worker_id_in_use_is_refused(new_harness, redis_url):
         ),
         env=processes.env(
             REDIS_URL=redis_url,
-            ARAGORA_QUEUE_CLAIM_IDLE_MS="500",
+            ARAGORA_QUEUE_CLAIM_IDLE_MS="6000",
         ),
         stderr=subprocess.PIPE,
         text=True,
@@ -108,7 +108,7 @@ async def test_worker_id_in_use_is_refused(new_harness, redis_url):
         return other_worker.poll() is not None
 
     try:
-        await wait_until(beat, 30, "the other_worker to give up")
+        await wait_until(beat, 60, "the other_worker to give up")
     finally:
         other_worker.kill()
         await renewer.close()

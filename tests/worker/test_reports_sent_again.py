@@ -23,6 +23,7 @@ async def test_a_job_that_moved_on_meanwhile_is_no_lost_lease(new_harness, worke
     """The reply to a retry is lost, and another worker runs the job before the report is sent again."""
     harness = new_harness(retry_base_delay=60, **LONG_LEASE)
     other, taken = await harness.worker("other"), []
+    assert (await harness.queue.claim_maintenance("other", 60)).is_granted  # it alone promotes
     await harness.enqueue("a")
     worker = worker_pool.start(harness, executor)
     session = worker._session

@@ -92,8 +92,13 @@ async def test_processes_enqueue_each_time_once(new_harness, worker_process, red
     for worker in workers:
         worker.wait_until_started()
     await harness.wait_for_end(*(job_id(at, name) for name in names))
-    logged = sum(worker.text().count("scheduled job enqueued") for worker in workers)
-    assert logged + sum(each.get("ticks", 0) for each in printed) == 20
+
+    def told():  # a worker logs a job after it has enqueued it
+        logged = sum(worker.text().count("scheduled job enqueued") for worker in workers)
+        return logged + sum(each.get("ticks", 0) for each in printed)
+
+    await wait_until(lambda: told() >= 20, what="the lines of all jobs")
+    assert told() == 20
     assert (enqueued(harness), harness.counters()["ticks"]) == (20, 20)
 
 
@@ -146,10 +151,10 @@ async def test_ten_minutes_are_not_late(harness, seconds, expected):
 
 async def test_the_last_time_of_an_outage_is_enqueued_late(harness):
     """With `catch_up = "last"`, the newest of the times that passed; the others are missed."""
-    now = now_ms(harness.redis)
-    promise(harness, now - now % 3_600_000 - 5 * 3_600_000)
-    every_hour = {"cron": "0 * * * *", "catch_up": "last", "job": {"payload": {}}}
-    newest = now - now % 3_600_000
+    newest = minute_before(harness.redis, 1800)  # the next one is half an hour away
+    promise(harness, newest - 5 * 3_600_000)
+    minute = newest // 60_000 % 60
+    every_hour = {"cron": f"{minute} * * * *", "catch_up": "last", "job": {"payload": {}}}
     for expected in (1, 0):
         assert (await scheduler(harness, nightly=every_hour).step())[0] == expected
     state = await schedule_state(harness)
@@ -169,10 +174,10 @@ async def test_a_late_job_says_so(harness):
 async def test_a_year_of_missed_minutes_is_bounded(harness):
     """What passed is counted up to a bound, in little time, and the newest minute is enqueued."""
     promise(harness, minute_before(harness.redis, 365 * 86_400))
-    began = time.monotonic()
+    began = time.process_time()
     every_minute = {"cron": "* * * * *", "job": {"payload": {}}, "time_zone": "Europe/Berlin"}
     assert (await scheduler(harness, nightly=every_minute).step())[0] == 1
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
     state = await schedule_state(harness)
     assert state.missed == MAX_COUNTED - 1
     assert now_ms(harness.redis) / 1000 - state.last_at < 120

@@ -91,8 +91,9 @@ async def test_second_stop_releases_at_once(new_harness, worker_pool):
     assert harness.fields("a")["attempts"] == "0"
 
 
-async def test_stop_of_an_idle_worker_is_quick(new_harness, worker_pool):
+async def test_stop_of_an_idle_worker_is_quick(new_harness, worker_pool, monkeypatch):
     """A worker in a blocking read stops at once, and starts no later job."""
+    monkeypatch.setattr(fetcher, "IDLE_SECONDS", fetcher.MAX_IDLE_SECONDS)
     harness = new_harness(**LONG_LEASE)
     worker = worker_pool.start(harness, succeed)
     await wait_until(lambda: harness.redis.info("clients")["blocked_clients"], what="it to block")
@@ -167,7 +168,7 @@ async def test_job_of_an_attempt_that_does_not_stop_is_released(
     async def executor(job):
         while not finish.is_set():
             try:
-                await asyncio.wait_for(finish.wait(), 10)
+                await asyncio.wait_for(finish.wait(), 60)
             except asyncio.CancelledError:
                 cancellations.append(job.id)
         return {"late": True}
@@ -191,7 +192,7 @@ async def test_job_of_an_attempt_that_does_not_stop_is_released(
         worker.task.cancel()
     stopping = asyncio.create_task(worker.stop())
     with suppress(asyncio.CancelledError):
-        await asyncio.wait_for(asyncio.shield(worker.task), 5)
+        await asyncio.wait_for(asyncio.shield(worker.task), 60)
     await stopping
     assert order == ["released", "unregister"]
     job = await harness.queue.get_job("a")
@@ -307,7 +308,7 @@ async def test_nothing_is_left_after_a_stop_without_redis(
         await harness.enqueue(name)
     await wait_until(lambda: len(gated.entered) == 2)
     server.kill()
-    await asyncio.wait_for(worker.stop(immediately=True), 10)
+    await asyncio.wait_for(worker.stop(immediately=True), 60)
     await worker.task
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
@@ -337,7 +338,7 @@ async def test_failed_worker_releases_its_jobs(new_harness, worker_pool):
     worker._session.release_orphans = refused_twice
     worker._outages.request_recovery()
     with pytest.raises(AragoraQError, match="WRONGTYPE"):
-        await asyncio.wait_for(worker.task, 10)
+        await asyncio.wait_for(worker.task, 60)
     assert gated.cancelled == ["a"]
     assert await harness.queue.get_status("a") is JobStatus.PENDING
     await wait_until(lambda: not _lease_keepers())

@@ -52,11 +52,11 @@ async def test_a_worker_survives_a_password_file_that_turns_bad(worker, password
     password.write_bytes(b"s\xe9same")
     with worker.acl.admin_client() as admin:
         admin.execute_command("CLIENT", "KILL", "USER", "queue")
-    await wait_until(lambda: "not UTF-8" in worker.text(), 20, "the refusal")
+    await wait_until(lambda: "not UTF-8" in worker.text(), 60, "the refusal")
     assert worker.is_alive
     assert "Traceback" not in worker.text()
     password.write_text(PASSWORD)
-    await wait_until(lambda: "Redis available again" in worker.text(), 20, "the next connection")
+    await wait_until(lambda: "Redis available again" in worker.text(), 60, "the next connection")
     assert worker.stop() == -signal.SIGTERM
 
 
@@ -84,14 +84,14 @@ async def test_whatever_a_reload_raises_the_next_signal_is_received(redis_url, e
         os.kill(os.getpid(), signal.SIGHUP)
         await wait_until(lambda: "signal not fully handled" in caplog.text, what="the log line")
         os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, 60)
     assert received == [signal.SIGTERM]
 
 
 def test_sighup_before_redis_answers_does_not_end_a_worker(worker_process):
     """Its default action would: a worker that starts, or waits for Redis, must survive a reload."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(20)
+        silent.settimeout(60)
         worker = worker_process(f"redis://127.0.0.1:{silent.getsockname()[1]}")
         connection, _ = silent.accept()
         with connection:

@@ -23,11 +23,15 @@ from aragora_q.worker import fetcher
 async def test_no_more_jobs_at_once_than_slots(new_harness, worker_pool):
     """Never more than max_concurrent jobs run; all of them get done."""
     harness, peak, running = new_harness(**LONG_LEASE), 0, 0
+    are_busy = asyncio.Event()
 
     async def executor(job):
         nonlocal peak, running
         running += 1
         peak = max(peak, running)
+        if running == 3:
+            are_busy.set()
+        await are_busy.wait()
         await asyncio.sleep(0.01)
         running -= 1
         return {}
@@ -47,6 +51,7 @@ MAINTENANCE = {"claim_maintenance", "promote", "reclaim", "unregister", "purge"}
 async def test_idle_worker_blocks_instead_of_polling(new_harness, worker_pool, monkeypatch):
     """In two seconds an idle worker sends a heartbeat and a start at most, and starts a new job at once."""
     harness, scripts, run = new_harness(**LONG_LEASE), Counter(), Connection.run
+    monkeypatch.setattr(fetcher, "IDLE_SECONDS", fetcher.MAX_IDLE_SECONDS)
 
     async def counting(self, name, *args, **options):
         scripts[name] += 1

@@ -10,6 +10,7 @@ from support.wait import wait_until
 from support.workers import reclaiming
 
 from aragora_q.base import Job
+from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
 from aragora_q.streams import session as session_module
 
 
@@ -32,7 +33,7 @@ async def proxied(new_harness, redis_url):
 async def test_large_payloads_pass_a_slow_link(proxied, worker_pool, monkeypatch):
     """All payloads together need longer than one call may take; in bounded replies they all get through.
 
-    The limits are a hundredth of the real ones, the time limit a fifth.
+    The limits are a hundredth of the real ones, the time limit is more than half of it.
     """
     monkeypatch.setattr(session_module, "START_BYTES", session_module.START_BYTES // 100)
     proxy, make = proxied
@@ -40,9 +41,9 @@ async def test_large_payloads_pass_a_slow_link(proxied, worker_pool, monkeypatch
     client = beside.other_client(max_payload_bytes=1_000_000)
     for n in range(60):
         await client.enqueue(Job({"text": "x" * 80_000}, id=f"j{n}"))
-    proxy.bytes_per_second = 1_000_000
+    proxy.bytes_per_second = 333_333
     worker = worker_pool.start(behind, succeed, max_concurrent=120)
-    monkeypatch.setattr(worker._session._connection._client, "_timeout_seconds", 2.0)
+    monkeypatch.setattr(worker._session._connection._client, "_timeout_seconds", 6.0)
     await beside.wait_for_completed(60, timeout=60)
     assert "released" not in beside.counters()
 
@@ -80,6 +81,6 @@ async def test_a_session_of_a_short_lease_has_short_deadlines(proxied):
     started_at = time.monotonic()
     with pytest.raises(Exception, match="Timeout|timed out|no reply|cannot reach"):
         await renewer.renew([])
-    assert time.monotonic() - started_at < 4
-    await asyncio.wait_for(renewer.renew([]), 4)
+    assert time.monotonic() - started_at < COMMAND_TIMEOUT_SECONDS
+    await asyncio.wait_for(renewer.renew([]), 60)
     await renewer.close()

@@ -55,12 +55,12 @@ async def test_start_beside_a_blocked_loop_keeps_its_lease(new_harness, worker_p
     assert claimed == []
     assert ran > started
     assert harness.counters().get("crashed", 0) == 0
-    assert harness.counters()["released"] == 1
+    assert harness.counters()["released"] >= 1
 
 
 async def test_start_that_is_read_soon_runs(new_harness, worker_pool):
     """A reply that comes within half a lease is used, even if the event loop was blocked meanwhile."""
-    harness = new_harness(claim_idle_ms=10_000)
+    harness = new_harness(claim_idle_ms=60_000)
     ran, started = await _start_beside_a_blocked_loop(harness, worker_pool, 0.3)
     assert ran == started
     assert "released" not in harness.counters()

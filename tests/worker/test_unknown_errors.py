@@ -1,6 +1,7 @@
 """Errors of Redis that aragora-q does not know are logged and waited out: no worker ends for them."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 from support.executors import succeed
@@ -115,9 +116,13 @@ async def test_a_killed_script_does_not_end_a_worker(own_server, new_harness, wo
     async def killed():
         loop = asyncio.to_thread(harness.redis.eval, "while true do end", 0)
         task = asyncio.create_task(loop)
-        await asyncio.sleep(0.3)
+
+        def is_killed():
+            with suppress(exceptions.ResponseError):  # it does not run yet
+                return client.script_kill()
+
         with server.client() as client:
-            client.script_kill()
+            await wait_until(is_killed, what="the script to be killed")
         with pytest.raises(exceptions.ResponseError) as error:
             await task
         return error.value

@@ -3,11 +3,18 @@
 import asyncio
 import time
 
+import pytest
 from support.executors import succeed
 from support.wait import wait_until
 from support.workers import LONG_LEASE, count_calls
 
 from aragora_q.worker import fetcher
+
+
+@pytest.fixture(autouse=True)
+def _long_waits(monkeypatch):
+    """No wait for work ends while a test runs: then a worker would look without a token."""
+    monkeypatch.setattr(fetcher, "IDLE_SECONDS", fetcher.MAX_IDLE_SECONDS)
 
 
 async def _blocked(harness, count):
