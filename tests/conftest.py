@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import time
 
 import pytest
 from _pytest.unraisableexception import collect_unraisable
@@ -10,6 +11,7 @@ from support import backends, processes, servers, topologies
 from support.docs import SUBSTITUTES
 from support.queue_harness import QueueHarness, check_and_close
 from support.spans import receiving
+from support.wait import wait_until_sync
 from support.worker_processes import WorkerProcess
 from support.workers import WorkerPool
 
@@ -229,6 +231,12 @@ def worker_process(tmp_path):
     for worker in started:
         if worker.is_alive:
             worker.kill()
+
+
+@pytest.fixture
+def within_a_day():
+    """The test begins at least half a minute before midnight in UTC, where the days of money end."""
+    wait_until_sync(lambda: time.time() % 86_400 < 86_400 - 30, 60, "the next day")
 
 
 @pytest.fixture(autouse=True)
