@@ -277,8 +277,9 @@ def test_an_interrupted_run_is_continued_by_another_one(
     args = ("sweep", file, "--group", "g", "--config", configure(), "--yes", "--json")
     process = start_command(*map(str, args))
     wait_until_sync(lambda: redis_client.exists(key), what="the first debates")
-    redis_client.client_pause(500, all=False)  # it cannot end before the signal
+    redis_client.client_pause(60_000, all=False)  # it cannot end before the signal
     process.send_signal(signal.SIGINT)
+    redis_client.client_unpause()
     _, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
     assert re.search(r"stopped after at least [\d,]+ jobs?; run the command again", err.decode())
