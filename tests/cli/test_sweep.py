@@ -271,7 +271,7 @@ def test_an_interrupted_run_is_continued_by_another_one(
     start_command, configure, tmp_path, run_cli, redis_client
 ):
     """Ctrl-C while debates are sent: it says how many there are at least; each is enqueued once."""
-    total, key = 3_000, f"{PREFIX}group:g"
+    total, key = 20_000, f"{PREFIX}group:g"
     file = tmp_path / "many.jsonl"
     file.write_text("\n".join(json.dumps({"question": f"Is {n} prime?"}) for n in range(total)))
     args = ("sweep", file, "--group", "g", "--config", configure(), "--yes", "--json")
