@@ -13,6 +13,7 @@ from support import backends, processes, servers, topologies
 from support.docs import SUBSTITUTES
 from support.queue_harness import QueueHarness, check_and_close
 from support.spans import receiving
+from support.wait import stay_in_one_day
 from support.worker_processes import WorkerProcess
 from support.workers import WorkerPool
 
@@ -250,6 +251,12 @@ def clock(monkeypatch):
     clock, real = SimpleNamespace(ahead_seconds=0.0), time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: real() + clock.ahead_seconds)
     return clock
+
+
+@pytest.fixture
+def within_a_day():
+    """The test does not see the end of a day in UTC, when budgets begin anew."""
+    stay_in_one_day(30)
 
 
 @pytest.fixture(autouse=True)

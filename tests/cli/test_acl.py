@@ -18,6 +18,8 @@ from aragora_q.redis.acl import ROLES, rules
 from aragora_q.redis.keys import QueueKeys
 from aragora_q.streams.queue import RedisStreamsQueue
 
+pytestmark = pytest.mark.usefixtures("within_a_day")
+
 PASSWORD = "correct horse"
 DANGEROUS = (
     ("FLUSHALL",), ("FLUSHDB",), ("KEYS", "*"), ("CONFIG", "GET", "*"), ("DEBUG", "JMAP"), ("SHUTDOWN",),
@@ -108,11 +110,14 @@ def test_worker(as_role, run_cli, cli_command, server):
         )
     )
     as_role("worker")
-    script = "import json,sys; n=json.load(sys.stdin)['id'][-1]; sys.exit(int(n)) if n != '0' else print('{}')"
+    script = (
+        "import json,sys,time; n=json.load(sys.stdin)['id'][-1]; n != '0' and sys.exit(int(n));"
+        "time.sleep(2); print('{}')"  # so long that its lease is renewed
+    )
     program = f"{sys.executable} -c {shlex.quote(script)}"
     ran = cli_command(
         "worker", "--burst", "--exec", program, "--metrics-port", "0",
-        env={"ARAGORA_QUEUE_RETRY_BASE_DELAY": "0", "ARAGORA_QUEUE_CLAIM_IDLE_MS": "400"},
+        env={"ARAGORA_QUEUE_RETRY_BASE_DELAY": "0", "ARAGORA_QUEUE_CLAIM_IDLE_MS": "4000"},
     )  # fmt: skip
     _assert_ok(ran)
     assert admin.hget("aragora:queue:debates:job:job-0", "status") == "completed"

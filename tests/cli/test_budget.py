@@ -1,12 +1,15 @@
 """`aragora-q budget`: list, show, set and reset, with exit codes and JSON."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from aragora_q.base import Job
 from aragora_q.context import Call, Settlement
 from aragora_q.contracts import Granted
+
+pytestmark = pytest.mark.usefixtures("within_a_day")
 
 
 @pytest.fixture
@@ -51,7 +54,10 @@ def test_list(declared, run_cli):
 def test_json(declared, run_cli):
     """Every budget is an object with all values, amounts in US dollars, times in Unix ms."""
     month, tenants = run_cli("budget", "list", "--json").objects
-    assert month.pop("window_ends_at") > tenants["window_ends_at"] > 1_700_000_000_000
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    next_month = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+    assert month.pop("window_ends_at") == next_month.timestamp() * 1000
+    assert tenants["window_ends_at"] == (today + timedelta(days=1)).timestamp() * 1000
     assert month == {
         "name": "month", "scope": "all", "window": "month", "limit_usd": 400.0, "on_full": "hold",
         "override": None, "declared_by": ["debates/w1"],

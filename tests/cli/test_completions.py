@@ -35,7 +35,7 @@ def run_shell(tmp_path, monkeypatch):
             capture_output=True,
             text=True,
             check=True,
-            timeout=30,
+            timeout=60,
         )
         assert done.stderr == ""
         return [line.split("\t")[0] for line in done.stdout.splitlines()]

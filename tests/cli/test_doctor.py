@@ -18,6 +18,8 @@ from aragora_q.doctor.report import PROBLEMS
 from aragora_q.errors import AccessDenied
 from aragora_q.streams.queue import RedisStreamsQueue
 
+pytestmark = pytest.mark.usefixtures("within_a_day")
+
 
 async def _jobs(harness):
     """One job of each kind: waiting, delayed, running, ended."""

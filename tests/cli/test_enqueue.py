@@ -739,7 +739,7 @@ def test_a_slow_producer_is_not_kept_waiting(start_command):
         process.stdin.flush()
         assert json.loads(process.stdout.readline())["id"] == name
     process.stdin.close()
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def test_ctrl_c_reports_the_progress(start_command):
@@ -749,7 +749,7 @@ def test_ctrl_c_reports_the_progress(start_command):
     process.stdin.flush()
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == -signal.SIGINT
+    assert process.wait(60) == -signal.SIGINT
     message = process.stderr.read().decode()
     assert "stopped after line 1: 1 job enqueued; to enqueue the rest, begin with line 2" in message
     assert "Traceback" not in message
@@ -765,7 +765,7 @@ def test_an_outage_reports_the_progress(own_server, start_command):
     server.kill()
     process.stdin.write(lines({**DEBATE, "question": "Cake?"}).encode())
     process.stdin.close()
-    assert process.wait(30) == 69
+    assert process.wait(60) == 69
     message = process.stderr.read().decode()
     assert "stopped after line 1: 1 job enqueued; line 2 may be in the queue, too" in message
     assert "begin with line 2: a line without id that is enqueued twice becomes two jobs" in message

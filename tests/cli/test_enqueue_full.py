@@ -88,6 +88,6 @@ def test_an_outage_has_a_result_per_line(own_server, start_command):
     process.stdin.flush()
     assert json.loads(process.stdout.readline())["created"]
     server.kill()
-    out, _ = process.communicate(b'{"payload": {}, "id": "lost"}\n', timeout=30)
+    out, _ = process.communicate(b'{"payload": {}, "id": "lost"}\n', timeout=60)
     assert process.returncode == 69
     assert "cannot reach Redis" in json.loads(out)["error"]

@@ -18,7 +18,7 @@ from support.wait import wait_until_sync
 def _get(port, path):
     """Status and text of a response; None if nothing listens."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -59,7 +59,7 @@ def test_metrics_are_computed_at_scrape(exporter, run_cli):
         )
         assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == -signal.SIGTERM
+    assert process.wait(60) == -signal.SIGTERM
 
 
 def test_no_job_and_no_worker_is_a_label(exporter, run_cli, on_queue, redis_client):

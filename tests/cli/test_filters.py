@@ -328,7 +328,7 @@ async def test_ids_of_another_program_stop_no_filter(harness, run_cli, jobs):
     assert sorted(run_cli("list", "-q").lines) == sorted([*jobs, "other"])
     assert run_cli("requeue", "--since", "1h", "--yes").err.endswith("requeued 1 job\n")
     assert run_cli("cancel", "--since", "1h", "--yes").err == "cancelled 3 jobs\n"
-    assert run_cli("wait", "--since", "1h", "-q", "--timeout", 9).code == 1
+    assert run_cli("wait", "--since", "1h", "-q", "--timeout", 50).code == 1
     purged = run_cli("purge", "--since", "1h", "--yes").err
     assert purged == "deleted: 3 cancelled, 1 completed, 0 failed\n"
     harness.redis.flushdb()

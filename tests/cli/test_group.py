@@ -84,7 +84,7 @@ def test_what_a_group_spent(run_cli, fill, on_queue):
     shown = run_cli("group", "show", "nightly")
     assert "spent      $0.25: 2 calls, 1 without a price" in shown.lines
     run_cli("group", "cancel", "nightly", "--yes")
-    waited = run_cli("wait", "--group", "nightly", "--json", "--timeout", "20")
+    waited = run_cli("wait", "--group", "nightly", "--json", "--timeout", "50")
     assert waited.object["spent"] == spent
 
 

@@ -176,7 +176,7 @@ async def test_wait_says_once_that_a_job_is_held(harness, start_command):
     await harness.queue.hold("poor", reason="again")
     assert process.poll() is None
     await harness.queue.cancel("poor")
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert (json.loads(out)["status"], err, process.returncode) == ("cancelled", b"", 1)
 
 
@@ -192,7 +192,7 @@ async def test_wait_for_a_group_says_once_that_jobs_are_held(harness, start_comm
     assert "aragora-q list --group g --status held" in run_cli("group", "show", "g").out
     assert "HELD" in run_cli("group", "list").out
     assert run_cli("group", "cancel", "g", "--yes").code == 0
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (1, b"")
     assert b"1 cancelled" in out
 

@@ -35,6 +35,7 @@ def control_characters(text):
     }
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(texts)
 def test_escaped_text_is_one_harmless_line(text):
     """`safe_text` leaves no control character and no line break: a field cannot forge another line."""
@@ -47,7 +48,7 @@ def test_escaped_text_is_one_harmless_line(text):
 @pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
 @settings(
     max_examples=20, deadline=None, derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(question=texts, error=texts)
 def test_no_command_lets_a_job_control_the_terminal(run_cli, redis_url, terminal, question, error):

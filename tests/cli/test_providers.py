@@ -128,7 +128,7 @@ def test_a_provider_whose_account_stays_paused_is_not_resumed_silently(run_cli, 
 def test_the_gate_of_the_flex_tier_is_paused_with_its_account(run_cli, use):
     """The list shows why, and `resume` of the gate says which name to resume; that opens both."""
     use(1, "ok")
-    use("1/flex", "no_capacity")
+    use("1/flex", "no_capacity", retry_after_seconds=300)
     assert "the provider's flex tier has no capacity" in run_cli("providers", "list").out
     assert "no calls to it are known" not in run_cli("providers", "pause", "stub@1").err
     states = {row["account"]: row for row in run_cli("providers", "list", "--json").objects}

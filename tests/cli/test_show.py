@@ -240,7 +240,7 @@ def test_a_real_debate(run_cli, cli_command):
     """What a worker leaves of a debate of demo agents is shown in every format."""
     agents = "demo:bold,demo:careful,demo:curious"
     run_cli("enqueue", "Tea or coffee?", "--agents", agents, "--id", "tea", "--quiet")
-    assert cli_command("worker", "--burst").code == 0
+    assert cli_command("worker", "--burst", "--metrics-port", "0").code == 0
     shown = {
         form: run_cli("show", "tea", "--format", form) for form in ("text", "md", "html", "json")
     }

@@ -12,7 +12,12 @@ from support.paid_calls import ok
 from aragora_q.redis.keys import GateKeys
 
 KEYS = GateKeys("aragora:queue:")
-TODAY = datetime.now(UTC).date()
+pytestmark = pytest.mark.usefixtures("within_a_day")
+
+
+def day(age=0):
+    """So many days ago, in UTC."""
+    return str(datetime.now(UTC).date() - timedelta(days=age))
 
 
 def row(*names, calls=1, usd=0, unpriced=0, estimated=0):
@@ -30,19 +35,19 @@ def test_by_day_with_a_total(run_cli, book, redis_client):
     """Without options: the last seven days, one row each, the oldest first, and their sum."""
     book(({}, {}, ok(0.25)), ({}, {}, ok(0.5)))
     redis_client.hset(
-        KEYS.spend(str(TODAY - timedelta(days=6))),
+        KEYS.spend(day(6)),
         mapping=row("debates", "", "", "gpt", "openai", "openai:gpt", usd=1_000_001),
     )
     redis_client.hset(
-        KEYS.spend(str(TODAY - timedelta(days=7))),
+        KEYS.spend(day(7)),
         mapping=row("debates", "", "", "gpt", "openai", "openai:gpt", usd=9_000_000),
     )
     ended = run_cli("spend")
     assert ended.code == 0, ended.err
     head, first, today, total = (line.split() for line in ended.lines)
     assert head[:2] == ["DAY", "CALLS"]
-    assert first[0] == str(TODAY - timedelta(days=6))
-    assert (today[0], today[1], "$0.75" in today) == (str(TODAY), "2", True)
+    assert first[0] == day(6)
+    assert (today[0], today[1], "$0.75" in today) == (day(), "2", True)
     assert (total[0], total[1], total[6]) == ("total", "3", "$1.75")
 
 
@@ -99,7 +104,7 @@ def test_what_is_estimated_is_shown_as_such(run_cli, book):
 def test_amounts_are_exact(run_cli, redis_client):
     """Micro-dollars, as text in CSV and as the nearest number in JSON, for amounts that floats round."""
     redis_client.hset(
-        KEYS.spend(str(TODAY)),
+        KEYS.spend(day()),
         mapping=row("q", "", "", "a", "p", "m", usd=100_000_000_100_001)
         | row("q", "", "", "b", "p", "m", usd=200_000),
     )
@@ -112,7 +117,7 @@ def test_amounts_are_exact(run_cli, redis_client):
 def test_csv_has_no_formulas(run_cli, redis_client, text):
     """Models come from jobs: a spreadsheet must not run them, nor a terminal."""
     hostile = f"{text}\x1b]52;c;eA==\x07\n"
-    redis_client.hset(KEYS.spend(str(TODAY)), mapping=row("q", "", "", "a", "p", hostile, usd=5))
+    redis_client.hset(KEYS.spend(day()), mapping=row("q", "", "", "a", "p", hostile, usd=5))
     ended = run_cli("spend", "--by", "model", "--csv")
     [shown] = csv.DictReader(io.StringIO(ended.out))
     assert shown["model"].startswith("'")
@@ -123,11 +128,11 @@ def test_csv_has_no_formulas(run_cli, redis_client, text):
 def test_what_is_kept_as_other(run_cli, redis_client):
     """It is a row without names; where a filter would need its names, it is left out and mentioned."""
     redis_client.hset(
-        KEYS.spend(str(TODAY)),
+        KEYS.spend(day()),
         mapping={"other": "7 0 1 1 1 70 0 0", **row("q", "acme", "", "a", "p", "other", usd=5)},
     )
     first, second = run_cli("spend", "--by", "day,model", "--json").objects
-    assert (first["day"], first["model"], first["is_other"]) == (str(TODAY), None, True)
+    assert (first["day"], first["model"], first["is_other"]) == (day(), None, True)
     assert (second["model"], second["is_other"]) == ("other", False)
     only = run_cli("spend", "--tenant", "acme", "--json")
     assert only.object["calls"] == 1
@@ -136,8 +141,8 @@ def test_what_is_kept_as_other(run_cli, redis_client):
 
 def test_times_are_days_in_utc(run_cli, redis_client):
     """--since takes the day of its time, --until only days that begin before it, whatever the local zone."""
-    for day in ("2026-03-01", "2026-03-02", "2026-03-03"):
-        redis_client.hset(KEYS.spend(day), mapping=row("q", "", "", "a", "p", "m", usd=1))
+    for date in ("2026-03-01", "2026-03-02", "2026-03-03"):
+        redis_client.hset(KEYS.spend(date), mapping=row("q", "", "", "a", "p", "m", usd=1))
 
     def days(*args):
         return [each["day"] for each in run_cli("spend", "--json", *args).objects]
@@ -184,10 +189,10 @@ def test_damaged_rows_are_named(run_cli, redis_client):
     """All other rows are shown; the exit code is that of corrupted data."""
     good = row("q", "", "", "a", "p", "m", usd=1)
     redis_client.hset(
-        KEYS.spend(str(TODAY)),
+        KEYS.spend(day()),
         mapping={**good, "x": "1 2", json.dumps(["a"] * 6): "1", "[1]": "0 0 0 0 0 0 0 0"},
     )
-    redis_client.set(KEYS.spend(str(TODAY - timedelta(days=1))), "x")
+    redis_client.set(KEYS.spend(day(1)), "x")
     ended = run_cli("spend", "--json")
     assert (ended.code, ended.object["calls"]) == (65, 1)
     assert len(ended.err.splitlines()) == 4
@@ -202,7 +207,7 @@ def test_rows_and_round_trips_are_bounded(run_cli, redis_client, monkeypatch):
     for age in range(3):
         rows = [row("q", f"t{age}-{n}", "", "a", "p", "m", usd=1) for n in range(40)]
         for each in rows:
-            redis_client.hset(KEYS.spend(str(TODAY - timedelta(days=age))), mapping=each)
+            redis_client.hset(KEYS.spend(day(age)), mapping=each)
     redis_client.config_resetstat()
     ended = run_cli("spend", "--since", "9000d", "--by", "tenant", "--json")
     assert sum(each["calls"] for each in ended.objects) == 120

@@ -20,6 +20,8 @@ from aragora_q.contracts import ClaimRequest, Completed, Failed, Plan, ScheduleS
 from aragora_q.gates import overview
 from aragora_q.gates.book import Book
 
+pytestmark = pytest.mark.usefixtures("within_a_day")
+
 
 async def _a_busy_queue(harness):
     """Two jobs wait (one in the high lane), one is delayed, one runs, one failed, one completed."""
@@ -32,7 +34,7 @@ async def _a_busy_queue(harness):
     await harness.renew(worker, await harness.start_one(worker))
     await harness.enqueue("waits")
     await harness.enqueue("urgent", priority=5)
-    await harness.enqueue("later", delay_seconds=1000)
+    await harness.enqueue("later", delay_seconds=1040)
 
 
 def test_the_screen_shows_what_an_operator_needs(run_cli, on_queue):
@@ -89,7 +91,7 @@ def test_a_worker_is_alive_for_as_long_as_its_own_lease(run_cli, on_queue, redis
 
     async def two_leases(harness):
         await harness.worker("patient", lease_seconds=300)
-        await harness.worker("hasty", lease_seconds=20)
+        await harness.worker("hasty", lease_seconds=60)
         await harness.enqueue("waits")
 
     on_queue(two_leases)
@@ -172,6 +174,7 @@ def test_the_number_of_commands_does_not_depend_on_the_queue(run_cli, on_queue, 
         return ours
 
     on_queue(lambda harness: harness.enqueue())
+    commands()  # loads the scripts
     small = commands()
 
     async def many(harness):
@@ -208,7 +211,7 @@ def test_money_and_closed_providers(run_cli, on_queue):
         ("anthropic@0a1b2c3d", "rate_limited"),
         ("other@2", "credit"),
     ]
-    assert 590 < seen["closed_providers"][0]["seconds"] < 670
+    assert 540 < seen["closed_providers"][0]["seconds"] < 670
     limited, used_up, *_ = [text for text in seen["warnings"] if text.startswith("provider ")]
     assert limited.endswith(": the provider's rate limit")
     assert used_up == (
@@ -310,7 +313,7 @@ def test_watching_repeats_until_it_is_stopped(start_command):
     for _ in range(2):
         assert json.loads(process.stdout.readline())["queue"] == "debates"
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == -signal.SIGINT
+    assert process.wait(60) == -signal.SIGINT
     assert process.stderr.read() == b""
 
 
@@ -455,7 +458,7 @@ class TestPrometheus:
             "stats", "--prometheus", path,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
         )  # fmt: skip
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
         assert (process.returncode, b"File too large" in err) == (78, True)
         assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [
             ("queue.prom", "old")

@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from support import processes
+from support import processes, servers
 from support.wait import wait_until_sync
 
 CONTAINER = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -43,12 +43,12 @@ def start(request, redis_url):
     yield run
     for parent in started:
         parent.kill()
-        parent.communicate(timeout=20)
+        parent.communicate(timeout=60)
 
 
 def exit_code(parent):
     """The exit code as a shell reports it, and the output."""
-    code = parent.wait(timeout=20)  # before `communicate` ends its input
+    code = parent.wait(timeout=60)  # before `communicate` ends its input
     out, err = parent.communicate()
     return code if code >= 0 else 128 - code, out.decode(), err.decode()
 
@@ -83,8 +83,7 @@ def test_a_command_that_a_silent_server_keeps_waiting_ends(start, args):
 def test_a_command_at_work_ends(start, args, ready):
     """One that reads standard input, and a server."""
     if "exporter" in args:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            args = (*args[:-1], f"127.0.0.1:{free.getsockname()[1]}")
+        args = (*args[:-1], f"127.0.0.1:{servers.free_port()}")
     parent, process = start(*args)
     if ready == "stdout":
         parent.stdin.write(b'{"id":"first","payload":{}}\n')
@@ -115,15 +114,20 @@ def test_orphans_of_jobs_are_reaped(container, redis_url, redis_client, tmp_path
         env=environment, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        wait_until_sync(lambda: redis_client.zcard("aragora:queue:debates:completed") == 10, 20)
+        wait_until_sync(lambda: redis_client.zcard("aragora:queue:debates:completed") == 10, 60)
         [first] = psutil.Process(worker.pid).children()
 
-        def zombies():
-            return [child for child in first.children() if child.status() == psutil.STATUS_ZOMBIE]
+        def is_zombie(child):
+            try:
+                return child.status() == psutil.STATUS_ZOMBIE
+            except psutil.NoSuchProcess:  # reaped just now
+                return False
 
-        wait_until_sync(lambda: not zombies(), 10, "the orphans to be reaped")
+        wait_until_sync(
+            lambda: not any(map(is_zombie, first.children())), what="the orphans to be reaped"
+        )
         first.terminate()
-        assert worker.wait(20) == 143
+        assert worker.wait(60) == 143
     finally:
         worker.kill()
         worker.communicate()
@@ -162,5 +166,5 @@ def test_a_clean_up_that_hangs_ends():
     )
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == -signal.SIGTERM
+    assert process.wait(60) == -signal.SIGTERM
     process.stdout.close()

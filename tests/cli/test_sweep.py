@@ -271,14 +271,15 @@ def test_an_interrupted_run_is_continued_by_another_one(
     start_command, configure, tmp_path, run_cli, redis_client
 ):
     """Ctrl-C while debates are sent: it says how many there are at least; each is enqueued once."""
-    total, key = 3_000, f"{PREFIX}group:g"
+    total, key = 20_000, f"{PREFIX}group:g"
     file = tmp_path / "many.jsonl"
     file.write_text("\n".join(json.dumps({"question": f"Is {n} prime?"}) for n in range(total)))
     args = ("sweep", file, "--group", "g", "--config", configure(), "--yes", "--json")
     process = start_command(*map(str, args))
     wait_until_sync(lambda: redis_client.exists(key), what="the first debates")
-    redis_client.client_pause(500, all=False)  # it cannot end before the signal
+    redis_client.client_pause(60_000, all=False)  # it cannot end before the signal
     process.send_signal(signal.SIGINT)
+    redis_client.client_unpause()
     _, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT
     assert re.search(r"stopped after at least [\d,]+ jobs?; run the command again", err.decode())

@@ -93,5 +93,5 @@ async def test_a_closed_pipe_is_quiet(harness, start_command):
     process.stdout.readline()
     process.stdout.close()
     await harness.queue.enqueue_many([numbered_job(2)])
-    wait_until_sync(lambda: process.poll() is not None, 20)
+    wait_until_sync(lambda: process.poll() is not None)
     assert (process.returncode, process.stderr.read()) == (141, b"")

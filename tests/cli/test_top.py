@@ -33,7 +33,7 @@ async def test_the_overview_follows_the_queue_and_the_size_of_the_terminal(harne
 
     Variables of the size, as a shell may export them, do not matter.
     """
-    session = await harness.worker("worker-1", lease_seconds=60)
+    session = await harness.worker("worker-1", lease_seconds=600)
     await harness.enqueue("bad")
     await harness.report(session, await harness.start_one(session), Failed("out of tokens"))
     await harness.enqueue("runs")
@@ -135,7 +135,9 @@ async def test_an_outage_keeps_the_last_picture(own_server, top):
     screen.wait_for("waits", "q quit")
     server.kill()
     screen.wait_for("trying again", "as of", "waits")
-    screen.press("c", "enter")  # an action fails with a message
+    screen.press("c")
+    screen.wait_for("Enter: cancel")
+    screen.press("enter")  # the action fails with a message
     screen.wait_for("cancel: cannot reach", without=["reason"])
     server.start()
     screen.wait_for("waits", without=["trying again", "as of"])
@@ -147,7 +149,7 @@ async def test_an_outage_keeps_the_last_picture(own_server, top):
 
 async def test_hostile_text_is_shown_and_not_obeyed(harness, top):
     """Escape sequences and bidirectional controls are escaped, markup is text: in table, job and dialog."""
-    session = await harness.worker("worker-1", lease_seconds=60)
+    session = await harness.worker("worker-1", lease_seconds=600)
     await harness.enqueue_payload("job-1", {"question": HOSTILE, "agents": ["demo", "demo"]})
     await harness.report(session, await harness.start_one(session), Failed(HOSTILE))
     screen = top(columns=200)

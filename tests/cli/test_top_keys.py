@@ -42,13 +42,17 @@ class Screen:
         await self.pilot.press(*keys)
 
     async def wait_for(self, text):
-        await wait_until(lambda: text in self.text, 20, f"{text!r} on the screen")
+        await wait_until(lambda: text in self.text, what=f"{text!r} on the screen")
 
     async def wait_for_rows(self, *job_ids):
-        await wait_until(lambda: set(self.rows) == set(job_ids), 20, f"rows {job_ids}")
+        await wait_until(lambda: set(self.rows) == set(job_ids), what=f"rows {job_ids}")
 
     async def wait_for_status(self, job_id, status):
-        await wait_until(lambda: self.rows[job_id][2] == status, 20, f"{job_id} to be {status}")
+        await wait_until(lambda: self.rows[job_id][2] == status, what=f"{job_id} to be {status}")
+
+    async def wait_for_input(self):
+        """Wait until a dialog takes text: before, its keys would be those of the screen below."""
+        await wait_until(lambda: isinstance(self.app.focused, Input), what="a dialog")
 
     async def choose(self, job_id):
         table = self.app.screen_stack[0].query_one("#jobs", Table)
@@ -59,6 +63,7 @@ class Screen:
         """Press a key, give a reason, and confirm."""
         await self.press(key)
         await self.wait_for(f"Enter: {verb}")
+        await self.wait_for_input()
         await self.press(*reason, "enter")
 
 
@@ -138,7 +143,9 @@ async def test_views_and_filters(harness, shown):
         for key, job_id in (("2", "processing"), ("3", "failed")):
             await screen.press(key)
             await screen.wait_for_rows(job_id)
-        await screen.press("1", "slash", *"faild", "enter")
+        await screen.press("1", "slash")
+        await screen.wait_for_input()
+        await screen.press(*"faild", "enter")
         await screen.wait_for("'faild' is not a status")
         assert "did you mean 'failed'?" in screen.text
         screen.app.screen.query_one(Input).value = "tenant:acme env=prod pending"

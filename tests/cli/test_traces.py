@@ -1,6 +1,7 @@
 """Commands that enqueue continue the trace of the shell that calls them, and send their spans if asked."""
 
 import json
+import os
 import socketserver
 import threading
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,16 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 DEBATE = ("Tea or coffee?", "--agents", "demo,demo")
 WEEKLY = "[schedules.weekly]\ncron = '0 6 * * MON'\ntime_zone = 'UTC'\njob = {payload = {}}\n"
+
+
+@pytest.fixture
+def patient(tmp_path, monkeypatch):
+    """Commands that run as processes wait for receivers for a minute, so that a slow machine loses no span."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "from aragora_q.observability import otel\notel.EXIT_SECONDS = otel.PROBE_SECONDS = 60.0\n"
+    )
+    path = (str(tmp_path), os.environ.get("PYTHONPATH"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
 
 
 async def _traces(harness, *ids):
@@ -71,7 +82,7 @@ async def test_the_debates_of_an_evaluation_carry_the_context_of_the_shell(
     assert set(await _traces(harness, *ids)) == {PARENT}
 
 
-async def test_a_purge_sends_its_span(cli_command, harness, receiver):
+async def test_a_purge_sends_its_span(cli_command, harness, receiver, patient):
     """Its span has the number of deleted jobs."""
     await harness.enqueue("a")
     await harness.queue.cancel("a")
@@ -94,7 +105,7 @@ async def test_an_invalid_context_is_none(cli_command, harness, traceparent):
     assert await _traces(harness, "job") == [""]
 
 
-async def test_the_span_of_a_command_is_sent(cli_command, harness, receiver):
+async def test_the_span_of_a_command_is_sent(cli_command, harness, receiver, patient):
     """It is a child of the shell's, and the job carries it."""
     shell = {
         "TRACEPARENT": PARENT,
@@ -122,7 +133,7 @@ def _found(done):
     ]
 
 
-def test_doctor_asks_the_receivers(cli_command, receiver):
+def test_doctor_asks_the_receivers(cli_command, receiver, patient):
     """An empty request for each signal; notes say what goes where. No secret is in them."""
     url = receiver.url.replace("://", "://user:SECRET@") + "/SECRET"
     variables = {
@@ -146,7 +157,7 @@ def test_doctor_asks_the_receivers(cli_command, receiver):
     ("sampler", "ratio"),
     [("always_off", ""), ("parentbased_always_off", ""), ("parentbased_traceidratio", "0.0")],
 )
-def test_doctor_says_that_no_trace_begins(cli_command, receiver, sampler, ratio):
+def test_doctor_says_that_no_trace_begins(cli_command, receiver, patient, sampler, ratio):
     """Neither the sampler nor its ratio is a fault. The exporter may have its name in Python."""
     variables = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
@@ -161,7 +172,7 @@ def test_doctor_says_that_no_trace_begins(cli_command, receiver, sampler, ratio)
     assert receiver.requests == 1
 
 
-def test_one_warning_of_each_variable_that_is_not_used(cli_command, receiver):
+def test_one_warning_of_each_variable_that_is_not_used(cli_command, receiver, patient):
     """By the command, and by doctor; spans go on."""
     variables = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
@@ -206,9 +217,11 @@ def test_disabled_is_one_note(cli_command):
         ("port of gRPC", GRPC_HINT),
     ],
 )
-def test_doctor_says_why_spans_do_not_arrive(cli_command, receiver, state, reason):
+def test_doctor_says_why_spans_do_not_arrive(request, cli_command, receiver, state, reason):
     """The finding has the receiver and the reason, also if the receiver never answers."""
     url = receiver.url
+    if state != "silent":
+        request.getfixturevalue("patient")
     with ExitStack() as stack:
         if isinstance(state, int):
             receiver.status = state

@@ -5,16 +5,29 @@ import time
 from contextlib import asynccontextmanager
 
 import pytest
+from support.wait import wait_until
 
 from aragora_q.base import JobStatus
 from aragora_q.cli import waiting
 from aragora_q.contracts import Completed
 
-SOON_SECONDS = waiting.POLL_SECONDS / 2
+SOON_SECONDS, LIMIT_SECONDS = 40, 80
+"""At the limit, a wait has a last look: it notices there what it missed."""
+
+
+@pytest.fixture(autouse=True)
+def _rare_polls(monkeypatch):
+    """Only an event ends a wait soon: no poll does before its limit."""
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 1000.0)
 
 
 async def _ended(harness, job_id):
-    return [job async for job in waiting.ended_jobs(harness.queue, [job_id], 30)]
+    return [job async for job in waiting.ended_jobs(harness.queue, [job_id], LIMIT_SECONDS)]
+
+
+def _followers(harness):
+    """The connections that wait for events."""
+    return {client["id"] for client in harness.redis.client_list() if "b" in client["flags"]}
 
 
 @asynccontextmanager
@@ -61,17 +74,19 @@ async def test_a_job_that_ends_before_the_first_event_is_read_is_noticed(harness
     await harness.enqueue("a")
     job = await harness.start_one(session)
     execute = harness.queue.connection.execute
+    asked, has_ended = asyncio.Event(), asyncio.Event()
 
     async def slow_execute(*command):
         if command[0] == "XREVRANGE":
-            await asyncio.sleep(0.3)
+            asked.set()
+            await has_ended.wait()
         return await execute(*command)
 
     monkeypatch.setattr(harness.queue.connection, "execute", slow_execute)
     async with _waiting(harness, "a"):
-        await asyncio.sleep(0.15)
+        await asked.wait()
         await _complete(harness, session, job)
-        await asyncio.sleep(0.3)
+        has_ended.set()
 
 
 async def test_a_missed_event_delays_until_the_next_poll(harness, monkeypatch):
@@ -97,19 +112,18 @@ async def test_a_missed_event_delays_until_the_next_poll(harness, monkeypatch):
     waiter = asyncio.create_task(_ended(harness, "a"))
     await asyncio.sleep(0.2)
     await _complete(harness, session, job)
-    [ended] = await asyncio.wait_for(waiter, 20)
+    [ended] = await asyncio.wait_for(waiter, LIMIT_SECONDS / 2)
     busy.cancel()
     assert ended.status is JobStatus.COMPLETED
 
 
-@pytest.mark.slow
 async def test_a_lost_connection_does_not_make_waiting_late(harness):
     """All connections are closed while a job is waited for: its end is noticed at once all the same."""
     session = await harness.worker(lease_seconds=600)
     await harness.enqueue("a")
     job = await harness.start_one(session)
     async with _waiting(harness, "a"):
-        await asyncio.sleep(0.3)
+        before = await wait_until(lambda: _followers(harness), what="the first connection")
         harness.redis.client_kill_filter(_type="normal", skipme=True)
-        await asyncio.sleep(waiting.POLL_SECONDS + 0.3)
+        await wait_until(lambda: _followers(harness) - before, what="the second connection")
         await _complete(harness, session, job)

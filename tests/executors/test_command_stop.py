@@ -64,8 +64,9 @@ def test_stopped_job_leaves_no_process(on_loop, program, tmp_path, monkeypatch, 
         wait_until_sync(lambda pid=pid: not is_running(pid), what=f"the end of {pid}")
 
 
-def test_program_that_obeys_term_can_still_save(on_loop, program, tmp_path):
+def test_program_that_obeys_term_can_still_save(on_loop, program, tmp_path, monkeypatch):
     """Messages between TERM and KILL are read: a last checkpoint is kept."""
+    monkeypatch.setattr(process_group, "GRACE_SECONDS", 60.0)
     pids, session = tmp_path / "pids", MemorySession()
     config = QueueConfig(exec_command=program(OBEDIENT.format(pids=pids)))
     attempt = make_attempt(command.create(config), session=session)
@@ -82,14 +83,24 @@ def test_program_that_obeys_term_can_still_save(on_loop, program, tmp_path):
 def test_timeout_ends_the_program(on_loop, program, tmp_path, monkeypatch):
     """timeout_seconds of a debate holds for programs and their children, and is a charged retry."""
     monkeypatch.setattr(process_group, "GRACE_SECONDS", 0.2)
-    pids = tmp_path / "pids"
-    config = QueueConfig(exec_command=program(STUBBORN.format(pids=pids)))
-    attempt = make_attempt(command.create(config), payload=b'{"timeout_seconds": 1.0}')
+    config = QueueConfig(exec_command=program(STUBBORN.format(pids=tmp_path / "pids")))
+    attempt = make_attempt(
+        command.create(config), payload=b'{"timeout_seconds": 1.0}', id=tmp_path.as_posix()
+    )
     assert on_loop(attempt.run()) == Retry(
         "TimeoutError: no result within timeout_seconds (1.0)", 1.0
     )
-    for pid in pids.read_text().split():
-        wait_until_sync(lambda pid=pid: not is_running(pid), what=f"the end of {pid}")
+    wait_until_sync(lambda: not _processes_of(attempt.job), what="the end of its processes")
+
+
+def _processes_of(job):
+    """The processes of a job's program that run, whether or not it came to write their pids."""
+    variable, found = f"ARAGORA_JOB_ID={job.id}".encode(), []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if variable in path.read_bytes().split(b"\0") and is_running(path.parent.name):
+                found.append(path.parent.name)
+    return found
 
 
 def test_second_cancel_kills_at_once(on_loop, program, tmp_path, monkeypatch):
@@ -129,7 +140,7 @@ def test_start_that_is_cancelled_leaves_nothing_open(on_loop, monkeypatch, turns
         task.cancel()
         with suppress(asyncio.CancelledError):
             await (await task).stop(set())
-        await wait_until(lambda: pipes() <= before, 5, "closed pipes")
+        await wait_until(lambda: pipes() <= before, what="closed pipes")
 
     on_loop(cancel_start())
 
