@@ -7,7 +7,6 @@ from fastapi.routing import APIRoute
 from support.browsers import snapshot
 from support.gates import ACCOUNT, Gates, new_call
 from support.shown_jobs import HOSTILE, add_hostile, fill, worker
-from support.wait import stay_in_one_day
 
 from aragora_q.base import Job
 from aragora_q.contracts import Failed, Held, Report
@@ -27,9 +26,8 @@ ADDRESSES = [
 
 
 @pytest.fixture
-async def spending(harness):
+async def spending(harness, within_a_day):
     """Workers declare budgets; one tenant's call is booked, another call is under way."""
-    stay_in_one_day(30)
     gates = Gates(harness, BUDGETS)
     await gates.acquire(new_call("c1", 2.0), Job({}, id="j1", tenant="acme", group="nightly"))
     job = Job({}, id="j1", tenant="acme", group="nightly")
