@@ -121,6 +121,46 @@ async def test_a_silence_that_is_watched_has_one_grace(harness):
     assert decisions(await queue.reclaim()) == [("a", "reclaimed")]
 
 
+async def test_the_stop_of_the_last_live_worker_is_no_outage(harness):
+    """A worker that died before, and whose heartbeat alone is left, gets no grace when others start."""
+    dead, live = await harness.worker("dead"), await harness.worker("live")
+    await harness.enqueue("a")
+    await harness.start_one(dead)
+    harness.stop_heartbeat("dead", 200)
+    harness.backdate("a", 200_000)
+    await live.unregister()
+    await harness.worker("next")
+    assert decisions(await harness.queue.reclaim()) == [("a", "reclaimed")]
+
+
+async def test_an_outage_after_a_stop_has_its_grace(harness):
+    """A worker that was alive when another one stopped gets time to return, whatever the time that stop was."""
+    session, stopped = await harness.worker("w1"), await harness.worker("stopped")
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    await stopped.unregister()
+    harness.redis.hincrby(harness.keys.control, "last_unregistered_at", -600_000)
+    harness.stop_heartbeat("w1", 610)
+    harness.backdate("a", 610_000)
+    assert await harness.queue.reclaim() == []
+    assert (await harness.renew(session, job)).lost == {}
+
+
+async def test_a_clock_set_back_after_a_stop_hides_no_outage(harness):
+    """A stop that was recorded by a clock that was days ahead counts as one of now."""
+    session, stopped = await harness.worker("w1"), await harness.worker("stopped")
+    await harness.enqueue("a")
+    job = await harness.start_one(session)
+    await stopped.unregister()
+    harness.redis.hincrby(harness.keys.control, "last_unregistered_at", 2 * 86_400_000)
+    await harness.renew(session, job)
+    harness.redis.hincrby(harness.keys.control, "last_unregistered_at", -600_000)
+    harness.stop_heartbeat("w1", 600)
+    harness.backdate("a", 600_000)
+    assert await harness.queue.reclaim() == []
+    assert (await harness.renew(session, job)).lost == {}
+
+
 async def test_a_clock_set_back_ends_a_grace(harness):
     """A grace recorded by a clock that was days ahead does not delay reclaim for days."""
     dead = await harness.worker("dead")

@@ -2,18 +2,18 @@
 
 local MIN_SILENCE_MS = 100
 
--- If no worker has sent a heartbeat for half of the shortest lease, assume that the server, or the whole
--- fleet, was down: reclaim then waits for another half of a job's lease, so that returning workers can
+-- If no worker has sent a heartbeat, or unregistered, for half of the shortest lease, assume that the server, or
+-- the whole fleet, was down: reclaim then waits for another half of a job's lease, so that returning workers can
 -- renew first.
 -- At most two grace periods per silence: if no call came for a quarter of the shortest lease, the server may
 -- have gone down again after the silence was noticed.
--- If the clock was set back, a grace period that starts in the future is cancelled, and a heartbeat in
--- the future counts as one of now: a live worker sends the next one within a lease.
+-- If the clock was set back, a grace period that starts in the future is cancelled, and a heartbeat or a stop in
+-- the future counts as one of now: a live worker sends the next heartbeat within a lease.
 -- Returns when the grace period started and when it ends, in ms; with `dry_run` it would, and nothing is
 -- written.
 local function start_grace_if_silent(default_lease_ms, dry_run)
-  local last_seen, graces, grace_until, started_at, last_call_at = unpack(redis.call('HMGET', control,
-    'last_heartbeat_seen', 'grace_count', 'grace_until', 'grace_started_at', 'last_grace_check_at'))
+  local last_seen, graces, grace_until, started_at, last_call_at, stopped_at = unpack(redis.call('HMGET', control,
+    'last_heartbeat_seen', 'grace_count', 'grace_until', 'grace_started_at', 'last_grace_check_at', 'last_unregistered_at'))
   graces, grace_until, started_at = tonumber(graces) or 0, tonumber(grace_until) or 0, tonumber(started_at) or 0
   if started_at > now then
     if not dry_run then redis.call('HDEL', control, 'grace_until', 'grace_started_at') end
@@ -27,6 +27,9 @@ local function start_grace_if_silent(default_lease_ms, dry_run)
       redis.call('ZADD', workers, now, id)
     end
   end
+  stopped_at = parse_int(stopped_at) or 0
+  if stopped_at > now and not dry_run then redis.call('HSET', control, 'last_unregistered_at', now_text) end
+  newest = math.max(newest, math.min(stopped_at, now))
   local silence = now - newest
   if silence <= MIN_SILENCE_MS then return started_at, grace_until end
   -- Only workers that were alive when the silence began count. Their shortest lease decides whether there is a
@@ -42,7 +45,7 @@ local function start_grace_if_silent(default_lease_ms, dry_run)
     end
   end
   if silence <= shortest / 2 then return started_at, grace_until end
-  if last_seen ~= newest then
+  if tonumber(last_seen) ~= newest then
     graces = 0
   elseif graces > 1 or now - (tonumber(last_call_at) or 0) <= shortest / 4 then
     return started_at, grace_until
