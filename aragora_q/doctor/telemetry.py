@@ -53,6 +53,12 @@ def of_telemetry() -> list[Finding]:
 
 def _of_names(misspelled: list[str]) -> Iterator[Finding]:
     """Name variables that do nothing."""
+    switch = variables.variable("OTEL_SDK_DISABLED")
+    if switch.strip().lower() not in ("", "true", "false"):
+        yield _warning(
+            f"OTEL_SDK_DISABLED is {switch!r:.100}, which switches nothing off",
+            "write true or false",
+        )
     if variables.variable("OTEL_LOGS_EXPORTER").strip() not in ("", "none"):
         yield _warning(
             "OTEL_LOGS_EXPORTER is set, but logs are not sent",

@@ -271,6 +271,8 @@ def _grpc_server():
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "SECRET"}, "no spans are sent"),
         ({"OTEL_LOGS_EXPORTER": "otlp"}, "logs are not sent"),
         ({"OTEL_LOGS_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "true"}, None),
+        ({"OTEL_SDK_DISABLED": "yes"}, "OTEL_SDK_DISABLED is 'yes', which switches nothing off"),
+        ({"OTEL_SDK_DISABLED": " False"}, None),
         ({"OTEL_PYTHON_TRACER_PROVIDER": "other"}, "OTEL_PYTHON_TRACER_PROVIDER is not used"),
         ({"OTEL_TRACES_EXPORTER": "console", "OTEL_PYTHON_METER_PROVIDER": "x"}, "is not used"),
         ({"OTEL_TRACES_EXPORTER": "console", CAPTURE: "yes"}, "spans have no content"),
