@@ -33,7 +33,8 @@ for n = 1, items do
     end
     redis.call('ZREM', workers, worker_id)
     -- Else the heartbeats that are left, perhaps of workers long dead, would look like the beginning of an outage.
-    if instance_id ~= '' then redis.call('HSET', control, 'last_unregistered_at', now_text) end
+    -- Not in a grace period: those that have not come back yet are not dead.
+    if instance_id ~= '' and now >= grace_until then redis.call('HSET', control, 'last_unregistered_at', now_text) end
     if string.find(redis.call('HGET', control, 'maintainer') or '', worker_id .. ' ', 1, true) == 1 then
       redis.call('HDEL', control, 'maintainer')
     end
