@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -58,12 +59,24 @@ NEEDS = {"docker": "container", "wheels": "network", "dist": "network", "smollm2
 
 
 def pytest_collection_modifyitems(items):
+    _give_own_ids(items)
     for item in items:
         used = set(item.fixturenames)
         if hasattr(item, "callspec"):
             used.add(item.callspec.params.get("backend"))
         for name in used & set(NEEDS):
             item.add_marker(NEEDS[name])
+
+
+def _give_own_ids(items):
+    """Give every test its id: of those that share one, as Schemathesis does, `-n` runs only the first."""
+    counts = Counter(item.nodeid for item in items)
+    for item in items:
+        if counts[item.nodeid] > 1:
+            item._id = item.parent.id.child(item.name)
+    shared = [nodeid for nodeid, count in Counter(i.nodeid for i in items).items() if count > 1]
+    if shared:
+        raise pytest.UsageError(f"several tests have the id {shared[0]}")
 
 
 @pytest.hookimpl(wrapper=True)
