@@ -39,7 +39,7 @@ def main() -> None:
     gc.set_threshold(GC_THRESHOLD)
     sys.meta_path.insert(0, _RedisWithoutMetrics)
     if "OTEL_PYTHON_CONTEXT" in os.environ:
-        import logging  # noqa: PLC0415 - rarely needed
+        import logging  # noqa: PLC0415 - without the variable, no command pays for it here
 
         # It logs a traceback if it cannot use the variable, in each command, because redis-py imports it.
         logging.getLogger("opentelemetry.context").disabled = True

@@ -268,7 +268,7 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def within_a_day():
-    """The test does not see the end of a day in UTC, when budgets begin anew."""
+    """Keep the test within one UTC day: daily budgets reset at midnight."""
     stay_in_one_day(30)
 
 

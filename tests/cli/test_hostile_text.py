@@ -35,7 +35,6 @@ def control_characters(text):
     }
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(texts)
 def test_escaped_text_is_one_harmless_line(text):
     """`safe_text` leaves no control character and no line break: a field cannot forge another line."""

@@ -12,9 +12,6 @@ from support.worker_processes import run_burst_worker
 
 from aragora_q.base import JobStatus
 
-LONG_LEASE = {"ARAGORA_QUEUE_CLAIM_IDLE_MS": "60000"}
-"""For jobs that must not run again because the machine stood still for a second."""
-
 
 @pytest.mark.slow
 def test_exec_runs_jobs_with_a_program(redis_url, program):
@@ -27,7 +24,6 @@ def test_exec_runs_jobs_with_a_program(redis_url, program):
         program(
             "grep -q '\"question\":\"\"' && { echo 'no question' >&2; exit 65; }; echo '{\"a\": 1}'"
         ),
-        **LONG_LEASE,
     )
     assert get_job(redis_url, "good").result == {"a": 1}
     assert get_job(redis_url, "bad").error == "PermanentError: exit code 65: no question"
@@ -60,7 +56,6 @@ def test_checkpoint_survives_the_attempt(redis_url, program):
             exit 1
             """
         ),
-        **LONG_LEASE,
     )
     done = get_job(redis_url, "j1")
     assert done.result == {"resumed": True}
@@ -186,7 +181,6 @@ def test_hostile_program_cannot_forge_a_log_line(redis_url, program):
         redis_url,
         "--exec",
         program(r"""printf '\033[2Jred\r12:00:00 INFO forged\v\f\302\205x\n' >&2; echo '{}'"""),
-        **LONG_LEASE,
     )
     assert "\x1b" not in said
     assert "\r" not in said

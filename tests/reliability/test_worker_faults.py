@@ -31,7 +31,9 @@ async def test_a_frozen_worker_loses_its_job_once(redis_url, new_harness, worker
     assert job.fence > int(fence)
     assert (job.crashes, job.attempts) == (1, 1)
     assert harness.counters()["completed"] == 1
-    await wait_until(lambda: "lost" in frozen.text(), 60, "the zombie to hear of it")
+    await wait_until(
+        lambda: "lost" in frozen.text(), 60, "the zombie to learn that it lost the job"
+    )
 
 
 async def test_a_blocked_loop_keeps_its_job(redis_url, new_harness, worker_process):

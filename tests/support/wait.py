@@ -32,7 +32,7 @@ def wait_until_sync(condition, timeout=30.0, what="the condition"):
 
 
 def stay_in_one_day(seconds):
-    """If the day in UTC ends within so many seconds, wait for the next one: budgets begin anew then."""
+    """If the UTC day ends within `seconds`, wait for the next one: daily budgets reset at midnight."""
     left = DAY - time.time() % DAY
     if left < seconds:
         time.sleep(left + 1)

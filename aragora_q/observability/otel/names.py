@@ -32,11 +32,11 @@ def _load_propagators() -> str:
     those of W3C.
     """
     try:
-        import opentelemetry.propagate  # noqa: PLC0415
+        import opentelemetry.propagate  # noqa: PLC0415 - it reads the variable when it is imported
     except Exception:  # noqa: BLE001 - whatever a propagator raises
         names = os.environ.pop("OTEL_PROPAGATORS", "")
         try:
-            import opentelemetry.propagate  # noqa: F401, PLC0415
+            import opentelemetry.propagate  # noqa: F401, PLC0415 - again, without the variable
         except ImportError:  # OpenTelemetry is not there
             return ""
         finally:

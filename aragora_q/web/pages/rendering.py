@@ -19,7 +19,7 @@ from jinja2.runtime import Context
 from markupsafe import Markup
 from pydantic_core import to_json
 
-from aragora_q import __version__
+from aragora_q import __version__, tracing
 from aragora_q.base import MAX_REASON_CHARS, JobStatus
 from aragora_q.config.redis_url import RedisUrl
 from aragora_q.config.settings import QueueConfig
@@ -190,6 +190,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "time": _time,
+        "trace": tracing.described,
         "money": dollars_or_unknown,
         "zoned": zoned,
         "duration": duration,

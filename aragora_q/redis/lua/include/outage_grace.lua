@@ -34,14 +34,16 @@ local function start_grace_if_silent(default_lease_ms, dry_run)
   end
   local silence = now - newest
   if silence <= MIN_SILENCE_MS then return started_at, grace_until end
-  -- Only workers that were alive when the silence began count. Their shortest lease decides whether there is a
-  -- silence; the longest of the leases that have aged by half decides how long the grace period is.
+  -- Only workers that were alive when the silence began, or when a later stop was recorded, count. Their shortest
+  -- lease decides whether there is a silence; the longest of the leases that have aged by half decides how long
+  -- the grace period is.
+  local last_sign = math.max(newest, stopped_at)
   local shortest, longest = math.huge, 0
   local rows = redis.call('ZREVRANGE', workers, 0, 99, 'WITHSCORES')
   for n = 1, #rows, 2 do
     local reply = redis.pcall('HGET', worker_prefix .. rows[n], 'lease_ms')
     local lease = type(reply) == 'string' and parse_int(reply) or default_lease_ms
-    if math.max(newest, stopped_at) - rows[n + 1] < lease then
+    if last_sign - rows[n + 1] < lease then
       shortest = math.min(shortest, lease)
       if now - rows[n + 1] > lease / 2 then longest = math.max(longest, lease) end
     end
