@@ -22,7 +22,6 @@ def fuzz(examples):
     return settings(
         max_examples=EXAMPLES or examples,
         derandomize=not EXAMPLES,
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

@@ -46,7 +46,7 @@ def test_escaped_text_is_one_harmless_line(text):
 @pytest.mark.slow
 @pytest.mark.parametrize("terminal", [False, True], ids=["pipe", "terminal"])
 @settings(
-    max_examples=20, deadline=None, derandomize=True,
+    max_examples=20, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(question=texts, error=texts)

@@ -5,6 +5,7 @@ import re
 import time
 
 import pytest
+from support.schedules import now_ms
 
 from aragora_q.contracts import Plan, ScheduleState, Tick
 from aragora_q.job import Job
@@ -32,11 +33,6 @@ def state_of(run_cli):
         )
 
     return read
-
-
-def _server_ms(harness):
-    seconds, micros = harness.redis.time()
-    return seconds * 1000 + micros // 1000
 
 
 def test_without_schedules_the_list_says_how_to_add_one(run_cli):
@@ -180,7 +176,7 @@ def test_what_is_wrong_comes_first(run_cli, weekly, on_queue):
     )
 
     async def damage(harness):
-        now = _server_ms(harness)
+        now = now_ms(harness.redis)
         await harness.queue.schedules.plan(
             [
                 Plan(ScheduleState("fine"), next_at=now + 60_000),
@@ -212,7 +208,7 @@ def test_times_done_too_early_are_said(run_cli, weekly, on_queue):
     """As after the server's clock was ahead: how long nothing is enqueued, and what to do."""
 
     async def leap(harness):
-        ahead = _server_ms(harness) + 300 * 86_400_000
+        ahead = now_ms(harness.redis) + 300 * 86_400_000
         plan = Plan(ScheduleState("weekly"), next_at=ahead + 60_000, last_at=ahead)
         await harness.queue.schedules.plan([plan])
 
@@ -234,7 +230,7 @@ def test_the_job_of_a_time_is_the_last_job(run_cli, weekly, on_queue):
     """Its age is that of its time, which its id has, whatever happened to the schedule since."""
 
     async def tick(harness):
-        at = _server_ms(harness) // 1000 * 1000 - 3_600_000
+        at = now_ms(harness.redis) // 1000 * 1000 - 3_600_000
         job = Job({"n": 1}, id=f"weekly@{at // 1000}", tags={"schedule": "weekly"})
         await harness.queue.schedules.enqueue([Tick("weekly", at, at + 7_200_000, job)])
 

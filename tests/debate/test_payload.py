@@ -3,7 +3,7 @@
 from dataclasses import MISSING, asdict, fields
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aragora_q.contracts import Failed
@@ -228,7 +228,6 @@ def containers(value):
     return own.union(*map(containers, inner))
 
 
-@settings(deadline=None)
 @given(st.fixed_dictionaries(UNCHECKED))
 def test_a_payload_is_sent_as_a_copy_without_its_defaults(given_fields):
     """As the dataclass says: what is not at its default, and four fields always; nothing of it is shared."""

@@ -191,7 +191,7 @@ FIELDS = ("answer", "reasons", "changed", "points", "best", "stop", "same_as", "
           "reason", "text")  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     request=st.sampled_from(REQUESTS),
     said=st.text(max_size=60)

@@ -1,6 +1,7 @@
 """Dry runs write nothing: no key changes, and no grace period is used up."""
 
 import redis
+from support.schedules import now_ms
 
 from aragora_q.base import Job
 from aragora_q.maintenance import purge_pass, reap_pass
@@ -28,18 +29,13 @@ async def test_dry_reap_changes_no_key(new_harness):
     harness.deliver("broken")
     for heartbeat_seconds in (-3600, 0, 3600):
         for n in range(3):
-            harness.redis.zadd(harness.keys.workers, {f"w{n}": _now_ms(harness)})
+            harness.redis.zadd(harness.keys.workers, {f"w{n}": now_ms(harness.redis)})
             harness.stop_heartbeat(f"w{n}", -heartbeat_seconds)
         before = _dump(harness)
         for _ in range(2):
             await reap_pass(harness.queue, REAPER, dry_run=True)
         assert _dump(harness) == before
     harness.redis.flushdb()  # what was damaged here is no claim of this test
-
-
-def _now_ms(harness):
-    seconds, micros = harness.redis.time()
-    return seconds * 1000 + micros // 1000
 
 
 async def test_dry_purge_changes_no_key(new_harness):

@@ -17,9 +17,8 @@ async def test_what_is_written_is_read(harness):
     for job_id, outcome in (("good", Completed(b"{}")), ("bad", Failed("no"))):
         await harness.enqueue(job_id)
         job = await harness.start_one(worker)
-        job.fence = (
-            now_ms(harness.redis) + 60_000
-        )  # so that it took no time, however slow this machine is
+        # In the future, so that it took no time, however slow this machine is.
+        job.fence = now_ms(harness.redis) + 60_000
         times = {"fence": job.fence, "created_at": job.fence}
         harness.redis.hset(harness.keys.job(job_id), mapping=times)
         await harness.report(worker, job, outcome)

@@ -3,6 +3,7 @@
 from datetime import date, timedelta
 
 import pytest
+from support.schedules import now_ms
 
 from aragora_q.contracts import Completed
 from aragora_q.maintenance import reap_pass
@@ -15,11 +16,6 @@ def _samples(harness, kind="minute"):
     return harness.redis.xrange(getattr(harness.keys, f"samples_{kind}"))
 
 
-def _now_ms(harness):
-    seconds, micros = harness.redis.time()
-    return seconds * 1000 + micros // 1000
-
-
 async def _complete(harness, worker, job_id, *, run_ms, total_ms):
     """Complete a job whose attempt began, and that was enqueued, some time ago.
 
@@ -27,7 +23,7 @@ async def _complete(harness, worker, job_id, *, run_ms, total_ms):
     """
     await harness.enqueue(job_id)
     job = await harness.start_one(worker)
-    now = _now_ms(harness)
+    now = now_ms(harness.redis)
     job.fence = now - run_ms
     times = {"fence": job.fence, "created_at": now - total_ms}
     harness.redis.hset(harness.keys.job(job_id), mapping=times)
@@ -36,9 +32,9 @@ async def _complete(harness, worker, job_id, *, run_ms, total_ms):
 
 async def test_any_number_of_callers_write_one_sample(harness):
     """One a minute and one an hour, with ids of their beginning; the next is due within a minute."""
-    began = _now_ms(harness)
+    began = now_ms(harness.redis)
     due = [await harness.queue.sample() for _ in range(3)]
-    ended = _now_ms(harness)
+    ended = now_ms(harness.redis)
     for kind, ms in (("minute", 60_000), ("hour", HOUR_MS)):
         ids = {entry_id for entry_id, _ in _samples(harness, kind)}
         assert ids  # two if another minute or hour began meanwhile
@@ -86,7 +82,7 @@ async def test_odd_times_and_damaged_keys_do_not_stop_a_report(harness):
 
 async def test_samples_are_kept_for_their_time(harness):
     """Minutes for 48 hours, hours for 90 days."""
-    hour = _now_ms(harness) // HOUR_MS * HOUR_MS
+    hour = now_ms(harness.redis) // HOUR_MS * HOUR_MS
     for stream, kept_hours in (
         (harness.keys.samples_minute, 48),
         (harness.keys.samples_hour, 2160),
@@ -101,13 +97,13 @@ async def test_samples_are_kept_for_their_time(harness):
 
 async def test_a_clock_that_was_set_back_stops_no_samples(harness):
     """Samples of the future are dropped, those of the past are kept."""
-    now = _now_ms(harness)
+    now = now_ms(harness.redis)
     for moment in (now - 2 * HOUR_MS, now + HOUR_MS, now + 365 * 24 * HOUR_MS):
         harness.redis.xadd(harness.keys.samples_minute, {"counts": "-"}, id=moment)
     await harness.queue.sample()
     past, present = _samples(harness)
     assert past == (f"{now - 2 * HOUR_MS}-0", {"counts": "-"})
-    assert 0 <= _now_ms(harness) - int(present[0].removesuffix("-0")) < 120_000
+    assert 0 <= now_ms(harness.redis) - int(present[0].removesuffix("-0")) < 120_000
 
 
 @pytest.mark.parametrize("damage", [None, "text", "1 2"])

@@ -63,9 +63,7 @@ def test_windows_at_the_borders_of_months(redis_client, source):
         assert _windows(redis_client, source, some) == [_expected(each) for each in some]
 
 
-@settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, _ms(datetime(2500, 1, 1, tzinfo=UTC))), min_size=1, max_size=50))
 @example(
     [_ms(datetime(2024, 2, 29, 23, 59, 59, tzinfo=UTC)), _ms(datetime(2100, 2, 28, tzinfo=UTC))]

@@ -27,7 +27,6 @@ entries = st.lists(st.tuples(names, values), min_size=1, max_size=4)
 bounded = settings(
     max_examples=30,
     derandomize=True,
-    deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
 )

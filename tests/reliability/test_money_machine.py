@@ -418,7 +418,6 @@ def test_budgets_hold_in_every_history(request, redis_url):
             max_examples=request.config.getoption("--money-examples"),
             stateful_step_count=40,
             derandomize=True,
-            deadline=None,
             phases=(Phase.generate,),  # a history is short enough to read
             database=None,
             suppress_health_check=list(HealthCheck),

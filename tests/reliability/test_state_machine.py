@@ -657,7 +657,6 @@ def test_the_queue_behaves_as_the_model_says(redis_url):
             settings=settings(
                 max_examples=60,
                 stateful_step_count=40,
-                deadline=None,
                 database=None,
                 suppress_health_check=list(HealthCheck),
             ),

@@ -16,7 +16,7 @@ from aragora_q.answer_form import (
 )
 from aragora_q.errors import InvalidPayload
 
-fuzz = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+fuzz = settings(max_examples=100, derandomize=True, database=None)
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
 

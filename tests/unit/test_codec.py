@@ -121,7 +121,6 @@ def test_any_bytes_decode_or_raise_value_error(data):
 bounded = settings(
     max_examples=30,
     derandomize=True,
-    deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -133,7 +133,6 @@ def module_server():
 )
 @settings(
     max_examples=5,
-    deadline=None,
     derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),

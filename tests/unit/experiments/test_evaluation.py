@@ -241,7 +241,7 @@ def test_how_many_questions_another_difference_needs():
     ),
     st.integers(1, 4),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_sentences_and_numbers_agree(made, times):
     """Whatever a group holds: counts add up, intervals hold their value, sentences say what the numbers do."""
     rows = [

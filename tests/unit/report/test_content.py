@@ -288,7 +288,7 @@ RESULT_FIELDS = sorted(SAMPLES["dropped"]()[0].result)
 ENTRY_FIELDS = sorted(call("propose", 0, None, step=0)[1])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(st.sampled_from(RESULT_FIELDS), values | st.lists(st.dictionaries(
         st.sampled_from(["seat", "group", "verdict", "seats", "share", "agent", "labels"]), values

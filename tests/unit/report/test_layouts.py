@@ -99,7 +99,7 @@ def test_lines_of_text_fit(name, width):
     assert not any(line.endswith(" ") for line in text.splitlines())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(texts, st.sampled_from([40, 78, 150]))
 def test_no_text_controls_the_terminal(text, width):
     """Control characters are escaped, and lines stay within the width, wide characters or not."""
@@ -185,7 +185,7 @@ class Elements(HTMLParser):
         self.declarations.append(data)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts)
 def test_no_text_becomes_markup(text):
     """Hostile text adds no element, attribute or comment; elements are closed in order."""
@@ -225,7 +225,7 @@ def test_headings_and_tables_are_marked(name):
 # -- Markdown
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts)
 def test_no_text_becomes_markdown(text):
     """As GitHub reads it: hostile text becomes no heading, link, picture, list, emphasis or HTML."""
@@ -367,7 +367,7 @@ def test_the_overview_has_a_row_for_each_job():
     assert chapters[1].intro[0].text == "Not right: expected Sydney."
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(texts)
 def test_no_text_changes_a_document(text):
     """Hostile text adds no element, no link and no anchor, whatever heading or label it is in."""
