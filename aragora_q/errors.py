@@ -207,7 +207,8 @@ class NotDurable(TryAgain):
     def __init__(self, job_id: str, durability: str) -> None:
         super().__init__(
             f"job {job_id} was accepted, but not confirmed in time (durability {durability})",
-            hint="enqueue it again with the same id; if this persists, check the server's replicas and disk",
+            hint="enqueue it again with the same id; if this persists, check the server's disk, or whether "
+            "it has as many replicas as durability_replicas says",
         )
         self.job_id = job_id
 

@@ -143,6 +143,13 @@ class QueueConfig(BaseSettings):
         description="Durability required before enqueue succeeds: none, replica (WAIT) or fsync "
         "(WAITAOF).",
     )
+    durability_replicas: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="Replicas that must confirm an enqueue with durability replica. Set to the number of "
+        "the primary's replicas, no failover loses a confirmed job.",
+    )
     allow_eviction: bool = Field(
         False, description="Accept a server that may evict jobs when its memory is full."
     )

@@ -55,11 +55,6 @@ T = TypeVar("T")
 _FAILURES = (exceptions.RedisError, OSError)
 """What a call raises that the server did not answer, or refused."""
 
-_CONFIRM: Mapping[str, tuple[Value, ...]] = {
-    "replica": ("WAIT", 1, DURABILITY_TIMEOUT_MS),
-    "fsync": ("WAITAOF", 1, 0, DURABILITY_TIMEOUT_MS),
-}
-
 
 class Connection:
     """A queue's connection to its server. Nothing is sent before the first command.
@@ -169,7 +164,7 @@ class Connection:
     async def run_with_durability(
         self, name: str, items: Sequence[Item], durability: Durability, **args: Value
     ) -> tuple[Any, bool]:
-        """Run script `name` and wait until a replica, or the primary's disk, has what it wrote.
+        """Run script `name` and wait until the replicas, or the primary's disk, have what it wrote.
 
         Returns the script's reply, and whether that was confirmed in time.
         """
@@ -180,11 +175,16 @@ class Connection:
         # WAIT and WAITAOF confirm this connection's last write. A job that was known already writes
         # nothing, so one more write follows: else repeating an enqueue would confirm nothing.
         write = ("HINCRBY", self.keys.counters, "durable_batches", 1)
+        if durability == "replica":
+            needed = self.config.durability_replicas
+            confirm: Command = ("WAIT", needed, DURABILITY_TIMEOUT_MS)
+        else:
+            needed, confirm = 1, ("WAITAOF", 1, 0, DURABILITY_TIMEOUT_MS)
         # EVAL, not EVALSHA: where the script is unknown, the wait behind it would be for nothing.
         commands = [
             self._whole(script, key_count, None, operands),
             write,
-            _CONFIRM[durability],
+            confirm,
         ]
 
         async def call() -> list[Any]:
@@ -196,7 +196,7 @@ class Connection:
 
         reply, _, confirmed = await self._retry_while_unavailable(call, self.failover_seconds)
         count = confirmed[0] if isinstance(confirmed, list) else confirmed
-        return reply, isinstance(count, int) and count >= 1
+        return reply, isinstance(count, int) and count >= needed
 
     async def execute(self, *command: Value) -> Any:
         """Run one command and return its reply. It must be one whose second execution changes nothing."""

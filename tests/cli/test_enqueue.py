@@ -817,7 +817,7 @@ def test_wait_stops_at_its_time_limit(run_cli):
 @pytest.mark.slow
 def test_missing_confirmation_prints_the_id_and_exits_75(own_server, run_cli, monkeypatch):
     """A replica that does not confirm: the job is enqueued, `durable` is false, exit 75."""
-    monkeypatch.setitem(connection._CONFIRM, "replica", ("WAIT", 1, 200))
+    monkeypatch.setattr(connection, "DURABILITY_TIMEOUT_MS", 200)
     primary, replica = own_server(), own_server()
     with replica.client() as client:
         client.replicaof("127.0.0.1", primary.port)

@@ -1,5 +1,6 @@
 """`durability`: what confirms an enqueue, what is refused before a write, what is reported after it."""
 
+import re
 import signal
 
 import pytest
@@ -28,7 +29,7 @@ async def test_no_replica_answers_in_time(shared_server, harness_on, monkeypatch
     primary = sentinels.primary()
     replicas = [server for server in sentinels.servers if server is not primary]
     await harness.queue.enqueue(Job(payload={}, id="before"))
-    monkeypatch.setitem(connection._CONFIRM, "replica", ("WAIT", 1, 300))  # ms
+    monkeypatch.setattr(connection, "DURABILITY_TIMEOUT_MS", 300)
     for server in (*replicas, *sentinels.sentinels):
         server.process.send_signal(signal.SIGSTOP)
     try:
@@ -48,6 +49,55 @@ async def test_no_replica_answers_in_time(shared_server, harness_on, monkeypatch
         return answer.durable
 
     await wait_until(is_confirmed, 60, "the replicas to catch up")
+
+
+@pytest.mark.parametrize("durability_replicas", [1, 2])
+async def test_the_other_replica_was_promoted(
+    own_server, new_harness, monkeypatch, durability_replicas
+):
+    """A former primary still has its other replica: that one confirms jobs that the failover loses.
+
+    With `durability_replicas` at 2, it does not suffice.
+    """
+    monkeypatch.setattr(connection, "DURABILITY_TIMEOUT_MS", 300)
+    primary, promoted, other = (own_server() for _ in range(3))
+    for replica in (promoted, other):
+        with replica.client() as client:
+            client.replicaof("127.0.0.1", primary.port)
+    settings = {"durability": "replica", "durability_replicas": durability_replicas}
+    harness = new_harness(redis_url=primary.url, **settings)
+    await wait_until(lambda: _online_replicas(harness) == 2, what="the replicas")
+    [before] = await harness.queue.enqueue_many([Job(payload={}, id="before")])
+    with promoted.client() as client:
+        client.replicaof("no", "one")
+        await wait_until(lambda: _online_replicas(harness) == 1, what="the promotion")
+        [after] = await harness.queue.enqueue_many([Job(payload={}, id="after")])
+        kept = {name for name in ("before", "after") if client.exists(harness.keys.job(name))}
+    confirmed = {answer.id for answer in (before, after) if answer.durable}
+    assert confirmed - kept == ({"after"} if durability_replicas == 1 else set())
+    assert before.durable
+
+
+async def test_fewer_replicas_than_must_confirm(own_server, new_harness, monkeypatch):
+    """One of two replicas is away, which may pass: the job is enqueued, and not confirmed."""
+    monkeypatch.setattr(connection, "DURABILITY_TIMEOUT_MS", 300)
+    primary, replica = own_server(), own_server()
+    with replica.client() as client:
+        client.replicaof("127.0.0.1", primary.port)
+    settings = {"durability": "replica", "durability_replicas": 2}
+    harness = new_harness(redis_url=primary.url, **settings)
+    await wait_until(lambda: _online_replicas(harness) == 1, what="the replica")
+    with pytest.raises(NotDurable, match="not confirmed in time") as told:
+        await harness.enqueue("a")
+    assert "durability_replicas" in told.value.hint
+    assert (await harness.queue.get_job("a")) is not None
+
+
+def _online_replicas(harness):
+    """How many replicas the harness's server sends its writes to."""
+    replication = harness.redis.info("replication")
+    replicas = [value for name, value in replication.items() if re.fullmatch(r"slave\d+", name)]
+    return sum(replica["state"] == "online" for replica in replicas)
 
 
 @pytest.mark.slow

@@ -1,9 +1,10 @@
 """Divides a Sentinel deployment while a client enqueues on the side of the old primary.
 
-    unshare -n python tests/reliability/partition.py DURABILITY SECONDS
+    unshare -n python tests/reliability/partition.py DURABILITY REPLICAS SECONDS
 
-Runs in a separate network namespace, where it may drop packets. Prints JSON: how many enqueues were
-confirmed or accepted without confirmation, and how many of either the new primary lost.
+Runs in a separate network namespace, where it may drop packets. With durability `replica`, REPLICAS of
+the two must confirm an enqueue. Prints JSON: how many enqueues were confirmed or accepted without
+confirmation, and how many of either the new primary lost.
 Side A (127.0.0.1): primary, one Sentinel, the client. Side B (127.0.0.2): two replicas, two Sentinels.
 """
 
@@ -88,9 +89,9 @@ def _cut(action):
         subprocess.run(["iptables", action, "INPUT", *rule], check=True)
 
 
-async def _enqueue(url, durability, answers):
+async def _enqueue(config, answers):
     """Keep enqueueing on the primary that this side's Sentinel names."""
-    queue = RedisStreamsQueue(QueueConfig(redis_url=url, durability=durability))
+    queue = RedisStreamsQueue(config)
     n = 0
     while True:
         job = Job(payload={"n": n}, id=f"j{n}")
@@ -104,20 +105,24 @@ async def _enqueue(url, durability, answers):
         await asyncio.sleep(0.001)
 
 
-async def _run(durability, seconds):
+async def _run(durability, replicas_to_confirm, seconds):
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    connection._CONFIRM["replica"] = ("WAIT", 1, CONFIRM_MS)
+    connection.DURABILITY_TIMEOUT_MS = CONFIRM_MS
     primary, replicas, sentinels = await asyncio.to_thread(_start)
     answers = {}
-    url = f"redis+sentinel://{A}:{sentinels[0].port}/q"
-    client = asyncio.create_task(_enqueue(url, durability, answers))
+    config = QueueConfig(
+        redis_url=f"redis+sentinel://{A}:{sentinels[0].port}/q",
+        durability=durability,
+        durability_replicas=replicas_to_confirm,
+    )
+    client = asyncio.create_task(_enqueue(config, answers))
     try:
         await wait_until(lambda: len(answers) > 20, what="some jobs before the partition")
         _cut("-A")
         await asyncio.sleep(seconds)
         await wait_until(lambda: any(map(_is_promoted, replicas)), what="the failover")
         _cut("-D")
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1)  # the old primary takes writes until a Sentinel demotes it
         client.cancel()
         await asyncio.gather(client, return_exceptions=True)
         # Whatever the new primary lacks is lost: the old one has to follow it.
@@ -134,6 +139,7 @@ async def _run(durability, seconds):
     confirmed = {job_id for job_id, durable in answers.items() if durable}
     print(json.dumps({  # noqa: T201
         "durability": durability,
+        "replicas": replicas_to_confirm,
         "confirmed": len(confirmed),
         "confirmed_and_lost": len(confirmed - kept),
         "unconfirmed": len(answers) - len(confirmed),
@@ -161,4 +167,4 @@ def _role(server):
 
 
 if __name__ == "__main__":
-    asyncio.run(_run(sys.argv[1], float(sys.argv[2])))
+    asyncio.run(_run(sys.argv[1], int(sys.argv[2]), float(sys.argv[3])))

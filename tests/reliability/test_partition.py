@@ -29,9 +29,9 @@ def netns():
 
 @pytest.mark.parametrize("durability", ["none", "replica"])
 def test_partition(netns, durability, record_property):
-    """Unconfirmed jobs of the minority side are lost, as documented; a confirmed one never is."""
+    """Unconfirmed jobs of the minority side are lost, as documented; one that all confirmed never is."""
     done = subprocess.run(
-        [*netns, sys.executable, SCRIPT, durability, "3"],
+        [*netns, sys.executable, SCRIPT, durability, "2", "3"],
         check=False,
         capture_output=True,
         text=True,
