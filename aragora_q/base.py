@@ -344,7 +344,7 @@ class JobQueue(ABC):
             UnsupportedServer: the server cannot provide the setting `durability`. Not enqueued.
             AccessDenied: Redis refused the credentials. Not enqueued.
             TryAgain: Redis cannot serve the call now. Not enqueued; call again later.
-            NotDurable: enqueued, but a replica or the disk did not confirm it in time.
+            NotDurable: enqueued, but the replicas or the disk did not confirm it in time.
             RedisUnreachable: the job may or may not be enqueued; call again with the same job.
         """
 

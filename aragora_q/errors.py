@@ -199,7 +199,7 @@ class QueueFull(TryAgain):
 
 
 class NotDurable(TryAgain):
-    """The job `job_id` was accepted, but a replica or the disk did not confirm it in time.
+    """The job `job_id` was accepted, but the replicas or the disk did not confirm it in time.
 
     Enqueueing it again with the same id adds no second job and waits for the confirmation again.
     """
@@ -207,8 +207,7 @@ class NotDurable(TryAgain):
     def __init__(self, job_id: str, durability: str) -> None:
         super().__init__(
             f"job {job_id} was accepted, but not confirmed in time (durability {durability})",
-            hint="enqueue it again with the same id; if this persists, check the server's disk, or whether "
-            "it has as many replicas as durability_replicas says",
+            hint=f"enqueue it again with the same id; if this persists, {how_to_confirm(durability)}",
         )
         self.job_id = job_id
 
@@ -334,6 +333,16 @@ _WORDS = {
     "a valid tuple": "a list",
 }
 """Phrases in pydantic's messages, and those of docs/reference/settings.md."""
+
+
+def how_to_confirm(durability: str) -> str:
+    """Return what to look at if enqueues are not confirmed, as a part of a hint."""
+    if durability == "replica":
+        return (
+            "look at the replicas in the primary's INFO replication: as many as durability_replicas says "
+            "must be online and keep up"
+        )
+    return "look at INFO persistence and the log: the server needs an append-only file, and room on its disk"
 
 
 def validation_rule(message: str) -> str:

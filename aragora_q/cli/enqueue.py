@@ -12,7 +12,7 @@ from aragora_q.base import new_job_id
 from aragora_q.cli import options, output
 from aragora_q.cli.debates import with_debate_fields
 from aragora_q.cli.options import AsJson, LoadConfig, Notify, Quiet, Timeout, traced, with_config
-from aragora_q.errors import AragoraQError, InvalidPayload, NotDurable, TryAgain
+from aragora_q.errors import AragoraQError, InvalidPayload, NotDurable, TryAgain, how_to_confirm
 from aragora_q.job_rules import forked_from
 
 if TYPE_CHECKING:
@@ -454,7 +454,7 @@ def _exit_code(summary: BulkSummary, settings: QueueConfig, *, quiet: bool) -> i
             f"{output.count(summary.not_durable, 'job')} accepted, but not confirmed in time "
             f"(durability {settings.durability})",
             hint="enqueue these lines again with the ids in the results, no job is enqueued twice; "
-            "if this persists, check the server's replicas and disk",
+            f"if this persists, {how_to_confirm(settings.durability)}",
         )
     if summary.existing or not summary.created or (sys.stderr.isatty() and not quiet):
         output.info(summary.text())

@@ -31,7 +31,7 @@ from aragora_q.answer_form import AnswerForm
 from aragora_q.base import EnqueueResult, Group
 from aragora_q.cli import bulk, output, quotes
 from aragora_q.cli.selection import says_where_it_stopped
-from aragora_q.errors import AragoraQError, GroupSealed, InvalidPayload, TryAgain
+from aragora_q.errors import AragoraQError, GroupSealed, InvalidPayload, TryAgain, how_to_confirm
 from aragora_q.experiments import questions as question_files
 from aragora_q.experiments.arms import ArmsFile, read_toml
 from aragora_q.experiments.questions import Question, check_expected
@@ -215,7 +215,7 @@ async def run(queue: RedisStreamsQueue, experiment: Experiment, options: SweepOp
         raise TryAgain(
             f"{count(outcome.not_durable, 'debate')} accepted, but not confirmed in time "
             f"(durability {queue.config.durability})",
-            hint="check the server's replicas and disk; another run adds what was lost",
+            hint=f"another run adds what was lost; if this persists, {how_to_confirm(queue.config.durability)}",
         )
     return outcome
 

@@ -147,8 +147,8 @@ class QueueConfig(BaseSettings):
         1,
         ge=1,
         le=100,
-        description="Replicas that must confirm an enqueue with durability replica. Set to the number of "
-        "the primary's replicas, no failover loses a confirmed job.",
+        description="How many replicas must confirm an enqueue with durability replica. If it is the number of "
+        "the primary's replicas, a failover loses no confirmed job, unless a server lost its data.",
     )
     allow_eviction: bool = Field(
         False, description="Accept a server that may evict jobs when its memory is full."

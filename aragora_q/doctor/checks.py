@@ -35,10 +35,11 @@ from aragora_q.errors import (
     nearest,
 )
 from aragora_q.executors.debate.agents import only_model
+from aragora_q.formats import count
 from aragora_q.gates.book import Book, Declaration
 from aragora_q.redis import acl, replies
 from aragora_q.redis.options import COMMAND_TIMEOUT_SECONDS
-from aragora_q.redis.server import ServerInfo, check_server
+from aragora_q.redis.server import ServerInfo, check_durability, check_server
 from aragora_q.status import stalled_workers
 from aragora_q.streams.queue import RedisStreamsQueue
 
@@ -73,7 +74,7 @@ async def check_all(queue: RedisStreamsQueue) -> AsyncIterator[Finding]:
         yield Finding("error", "server", str(error), error.hint)
         return
     keys = [finding async for finding in _of_keys(queue)]
-    for finding in (*_of_server(queue.config, server, info), *keys):
+    for finding in (*_of_server(queue.config, server, info), *_of_durability(queue, server), *keys):
         yield finding
     if keys:
         return
@@ -147,6 +148,35 @@ def _of_server(
             f"claim_idle_ms is {config.claim_idle_ms}, but a command to "
             f"Redis may take {COMMAND_TIMEOUT_SECONDS:.0f} s: a short stall loses leases",
             "claim_idle_ms = 60000",
+        )
+
+
+def _of_durability(queue: RedisStreamsQueue, server: ServerInfo) -> Iterator[Finding]:
+    """Whether the server can confirm enqueues as the settings require."""
+    config, replicas = queue.config, server.replicas
+    try:
+        check_durability(server, queue.connection, config.durability)
+    except UnsupportedServer as error:
+        yield Finding("error", "durability", str(error), error.hint)
+        return
+    if config.durability != "replica" or replicas is None:
+        return
+    needed = config.durability_replicas
+    if replicas < needed:
+        yield Finding(
+            "error",
+            "durability",
+            f"durability_replicas is {needed}, but the primary has {count(replicas, 'replica')}: no enqueue is "
+            "confirmed",
+            "start the replicas that are away; a lower durability_replicas confirms less",
+        )
+    elif replicas > needed:
+        yield Finding(
+            "note",
+            "durability",
+            f"the primary has {replicas} replicas, of which {needed} must confirm an enqueue: a failover to "
+            "another one may lose it",
+            f"durability_replicas = {replicas}",
         )
 
 

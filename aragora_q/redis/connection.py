@@ -194,7 +194,9 @@ class Connection:
             _checked(answers[0], name, items)
             return answers
 
-        reply, _, confirmed = await self._retry_while_unavailable(call, self.failover_seconds)
+        reply, written, confirmed = await self._retry_while_unavailable(call, self.failover_seconds)
+        if isinstance(written, Exception):  # what is confirmed is an earlier write, or none
+            return reply, False
         count = confirmed[0] if isinstance(confirmed, list) else confirmed
         return reply, isinstance(count, int) and count >= needed
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 from support import invariants, servers
 from support.queue_harness import PREFIX, QueueHarness
+from support.wait import wait_until_sync
 
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
@@ -910,6 +911,29 @@ class TestSurroundings:
             client.config_set("maxmemory-policy", "noeviction")
             client.config_set("appendonly", "yes")
         assert run_cli("doctor", "--json", *url).object["findings"] == []
+
+    @pytest.mark.parametrize(
+        ("replicas", "needed", "severity", "words"),
+        [(0, 1, "error", "has no replica"), (1, 2, "error", "has 1 replica: no"),
+         (2, 2, None, ""), (2, 1, "note", "has 2 replicas, of which 1 must")],
+    )  # fmt: skip
+    def test_replicas_that_confirm(
+        self, run_cli, own_server, monkeypatch, replicas, needed, severity, words
+    ):
+        """Too few replicas are an error, because no enqueue is confirmed; more than must confirm are noted."""
+        primary = own_server("--appendonly", "yes")
+        for replica in [own_server() for _ in range(replicas)]:
+            with replica.client() as client:
+                client.replicaof("127.0.0.1", primary.port)
+        with primary.client() as client:
+            wait_until_sync(lambda: client.info("replication")["connected_slaves"] == replicas)
+        args = ("doctor", "--json", "--redis-url", primary.url)
+        monkeypatch.setenv("ARAGORA_QUEUE_DURABILITY_REPLICAS", str(needed))
+        assert run_cli(*args).object["findings"] == []
+        monkeypatch.setenv("ARAGORA_QUEUE_DURABILITY", "replica")
+        found = run_cli(*args).object["findings"]
+        assert [finding["severity"] for finding in found] == [severity] * bool(severity)
+        assert words in "".join(finding["detail"] for finding in found)
 
     def test_a_nearly_full_server(self, run_cli, own_server):
         """More than 90 % of maxmemory is an error: enqueues will soon be refused."""

@@ -59,7 +59,6 @@ async def test_the_other_replica_was_promoted(
 
     With `durability_replicas` at 2, it does not suffice.
     """
-    monkeypatch.setattr(connection, "DURABILITY_TIMEOUT_MS", 300)
     primary, promoted, other = (own_server() for _ in range(3))
     for replica in (promoted, other):
         with replica.client() as client:
@@ -67,7 +66,10 @@ async def test_the_other_replica_was_promoted(
     settings = {"durability": "replica", "durability_replicas": durability_replicas}
     harness = new_harness(redis_url=primary.url, **settings)
     await wait_until(lambda: _online_replicas(harness) == 2, what="the replicas")
-    [before] = await harness.queue.enqueue_many([Job(payload={}, id="before")])
+    [before] = await harness.queue.enqueue_many(
+        [Job(payload={}, id="before")]
+    )  # they may still load
+    monkeypatch.setattr(connection, "DURABILITY_TIMEOUT_MS", 300)
     with promoted.client() as client:
         client.replicaof("no", "one")
         await wait_until(lambda: _online_replicas(harness) == 1, what="the promotion")
@@ -90,7 +92,27 @@ async def test_fewer_replicas_than_must_confirm(own_server, new_harness, monkeyp
     with pytest.raises(NotDurable, match="not confirmed in time") as told:
         await harness.enqueue("a")
     assert "durability_replicas" in told.value.hint
+    assert "disk" not in told.value.hint
     assert (await harness.queue.get_job("a")) is not None
+
+
+@pytest.mark.parametrize("binary", [servers.debian_redis, servers.redis82, servers.valkey9])
+async def test_a_confirmation_of_nothing_is_none(own_server, new_harness, monkeypatch, binary):
+    """A job that exists is confirmed by a write of its own: if that is refused, WAIT has nothing to confirm."""
+    monkeypatch.setattr(connection, "DURABILITY_TIMEOUT_MS", 300)
+    primary, replica = own_server(binary=binary), own_server(binary=binary)
+    with replica.client() as client:
+        client.replicaof("127.0.0.1", primary.port)
+    before = new_harness(redis_url=primary.url)
+    await wait_until(lambda: _online_replicas(before) == 1, what="the replica")
+    replica.process.send_signal(signal.SIGSTOP)
+    await before.enqueue("a")
+    before.redis.rename(before.keys.counters, "counters")
+    before.redis.set(before.keys.counters, "another type")
+    harness = new_harness(redis_url=primary.url, durability="replica")
+    [answer] = await harness.queue.enqueue_many([Job(payload={}, id="a")])
+    before.redis.rename("counters", before.keys.counters)
+    assert (answer.created, answer.durable) == (False, False)
 
 
 def _online_replicas(harness):
