@@ -275,8 +275,9 @@ async def test_nothing_is_left_of_a_worker_that_ends_before_its_first_fetch(
     assert (await harness.queue.get_queue_stats())["workers"] == []
 
 
-async def test_stop_tries_until_redis_is_back(own_server, new_harness, worker_pool):
+async def test_stop_tries_until_redis_is_back(own_server, new_harness, worker_pool, monkeypatch):
     """A worker that stops while Redis restarts releases what it never knew of, and unregisters."""
+    monkeypatch.setattr(worker_module, "CLOSE_TIMEOUT_SECONDS", 60.0)
     server = own_server("--appendonly", "yes", "--appendfsync", "always")
     harness = new_harness(redis_url=server.url, **LONG_LEASE)
     await harness.enqueue("a")

@@ -76,7 +76,7 @@ async def test_half_open_connections_cost_no_lease(proxied, worker_pool):
 async def test_a_session_of_a_short_lease_has_short_deadlines(proxied):
     """A renewal over a dead connection ends after a quarter lease, not after a call's usual time."""
     proxy, make = proxied
-    _, behind = make(claim_idle_ms=4000)
+    _, behind = make(claim_idle_ms=12_000)
     renewer = (await behind.worker()).lease_renewer()
     await renewer.renew([])
     proxy.freeze()
