@@ -240,8 +240,10 @@ TOML
 
 def test_stop_drains(debian_container, redis):
     """`systemctl stop` lets a running job finish, and reports success."""
+    may_end = "/usr/local/bin/slow-may-end"
     debian_container(
-        "printf '#!/bin/sh\\nsleep 3; echo {}\\n' > /usr/local/bin/slow; chmod +x /usr/local/bin/slow"
+        f"printf '#!/bin/sh\\nuntil test -e {may_end}; do sleep 0.1; done; sleep 3; echo {{}}\\n'"
+        " > /usr/local/bin/slow; chmod +x /usr/local/bin/slow"
     )
     debian_container(
         f"mkdir -p /run/systemd/system/{WORKER}.service.d;"
@@ -256,7 +258,7 @@ def test_stop_drains(debian_container, redis):
         return json.loads(cli(debian_container, f"status {job} --json"))["status"]
 
     wait_until_sync(lambda: state() == "processing", 30, "the job to run")
-    debian_container(f"systemctl stop {WORKER}")
+    debian_container(f"touch {may_end}; systemctl stop {WORKER}")
     assert state() == "completed"
     assert debian_container(f"systemctl show --property Result --value {WORKER}") == "success"
 

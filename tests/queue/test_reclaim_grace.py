@@ -116,10 +116,10 @@ async def test_a_silence_that_is_watched_has_one_grace(harness):
     await harness.start_one(session)
     queue = harness.other_client(claim_idle_ms=60_000)
     harness.stop_heartbeat("w1", 40)
-    for _ in range(3):
+    for _ in range(4):  # a quarter lease, 15 s, without a call would be another outage
         harness.backdate("a", 61_000)
         assert await queue.reclaim() == []
-        _be_away(harness, 11)
+        _be_away(harness, 8)
     assert decisions(await queue.reclaim()) == [("a", "reclaimed")]
 
 

@@ -10,6 +10,7 @@ from support.wait import wait_until
 from aragora_q.base import TERMINAL, Job, lane_of
 from aragora_q.config.settings import QueueConfig
 from aragora_q.contracts import Identity, Report
+from aragora_q.errors import RedisUnreachable
 from aragora_q.redis.keys import GROUP
 from aragora_q.streams.queue import RedisStreamsQueue
 
@@ -89,10 +90,19 @@ class QueueHarness:
         return result
 
     async def renew(self, session, *jobs):
-        """Send the session's heartbeat, renew the leases of jobs, and return the queue's answer."""
+        """Send the session's heartbeat, renew the leases of jobs, and return the queue's answer.
+
+        Again if Redis does not answer within a quarter of a short lease.
+        """
         renewer = session.lease_renewer()
+
+        async def renewal():
+            with suppress(RedisUnreachable):
+                return await renewer.renew([(job.id, job.fence) for job in jobs])
+            return None
+
         try:
-            return await renewer.renew([(job.id, job.fence) for job in jobs])
+            return await wait_until(renewal, 60, "a renewal")
         finally:
             await renewer.close()
 

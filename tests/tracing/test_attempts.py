@@ -167,6 +167,7 @@ async def test_after_a_crash_the_next_attempt_is_linked_to_the_one_that_sent_not
     assert tracing.trace_id(trace) == tracing.trace_id(CALLER)
     killed.kill()
     gate.touch()
+    await harness.worker("alive")  # so that no grace period begins
     harness.stop_heartbeat("killed", 1000)
     harness.backdate("j")
     other = worker_process(redis_url, "other", lease_ms=LEASE_MS, environment=environment)

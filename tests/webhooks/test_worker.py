@@ -165,7 +165,7 @@ async def test_a_hanging_target_delays_neither_jobs_nor_the_end(
     """While it hangs, jobs run, and other targets get their messages; a stop takes 5 s longer."""
     slow, fast = receiver(hang), receiver()
     webhooks = {
-        "slow": slow.webhook(tmp_path, timeout_seconds=60),
+        "slow": slow.webhook(tmp_path, timeout_seconds=120),
         "fast": fast.webhook(tmp_path),
     }
     harness = new_harness(webhooks=webhooks, **LONG_LEASE)
@@ -181,7 +181,7 @@ async def test_a_hanging_target_delays_neither_jobs_nor_the_end(
     assert module.LAST_PASS_SECONDS == 5
     began = time.monotonic()
     await worker.stop()
-    assert 4 < time.monotonic() - began < 55, "not as long as the target hangs"
+    assert 4 < time.monotonic() - began < 60, "not as long as the target hangs"
     assert worker.task.done() or await worker.task is None
     state = (await harness.queue.outbox.states(["slow"])).states["slow"]
     assert (state.waiting, state.failures) == (2, 0), "it still hangs"

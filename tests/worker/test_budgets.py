@@ -1,5 +1,6 @@
 """Budgets from end to end: a worker's jobs are held when a budget is full, and run when there is room again."""
 
+import pytest
 from support.wait import wait_until
 
 from aragora_q.base import JobStatus
@@ -7,6 +8,8 @@ from aragora_q.config.tables import BudgetConfig
 from aragora_q.context import Call, Settlement, current_attempt
 from aragora_q.gates.book import Book
 from aragora_q.maintenance import reap_pass
+
+pytestmark = pytest.mark.usefixtures("within_a_day")
 
 DAY = {"limit_usd": 1.0, "window": "day"}
 

@@ -126,7 +126,7 @@ async def test_job_that_ends_after_its_cancel_is_no_lost_lease(new_harness, work
 
 async def test_lost_record_is_written_again_while_all_slots_are_busy(new_harness, worker_pool):
     """A worker without a record registers again at once, however long its jobs run."""
-    harness, gated = new_harness(claim_idle_ms=2000), GatedExecutor()
+    harness, gated = new_harness(claim_idle_ms=16_000), GatedExecutor()
     worker_pool.start(harness, gated, max_concurrent=1)
     await harness.enqueue("a")
     await wait_until(lambda: gated.entered)
@@ -140,7 +140,7 @@ async def test_lost_record_is_written_again_while_all_slots_are_busy(new_harness
 
 async def test_replaced_worker_ends(new_harness, worker_pool):
     """A worker whose id another instance took stops lost attempts, releases other jobs, and ends."""
-    harness, gated = new_harness(claim_idle_ms=2000), GatedExecutor()
+    harness, gated = new_harness(claim_idle_ms=8000), GatedExecutor()
     worker = worker_pool.start(harness, gated, max_concurrent=1)
     await harness.enqueue("a")
     await wait_until(lambda: gated.entered)
@@ -153,7 +153,7 @@ async def test_replaced_worker_ends(new_harness, worker_pool):
         await harness.renew(other_worker)
         return worker.task.done()
 
-    await wait_until(beat, what="the old boot to end")
+    await wait_until(beat, 60, "the old boot to end")
     with pytest.raises(ConfigError, match="worker id w1 is in use by pid 7"):
         await worker.task
     assert gated.cancelled == ["a"]

@@ -54,9 +54,10 @@ async def test_blocked_worker_starts_nothing(new_harness, worker_pool):
 
 
 @pytest.mark.slow
-async def test_freed_slot_is_filled_at_once(new_harness, worker_pool):
+async def test_freed_slot_is_filled_at_once(new_harness, worker_pool, monkeypatch):
     """A check for orphans while all slots are busy does not delay the next start."""
-    harness, gated, looks = new_harness(claim_idle_ms=2000), GatedExecutor(), []
+    monkeypatch.setattr(fetcher, "IDLE_SECONDS", fetcher.MAX_IDLE_SECONDS)
+    harness, gated, looks = new_harness(claim_idle_ms=12_000), GatedExecutor(), []
     worker = worker_pool.start(harness, gated, max_concurrent=1)
     original = worker._session.release_orphans
 

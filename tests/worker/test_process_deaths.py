@@ -80,14 +80,17 @@ async def test_frozen_worker_learns_that_it_lost_its_job(
 
 
 async def test_killed_in_mid_debate(new_harness, worker_process, redis_url):
-    """kill -9 of the worker that runs a debate: it completes once, elsewhere."""
+    """kill -9 of the worker that runs a debate, which takes seconds: it completes once, elsewhere."""
     harness = new_harness(claim_idle_ms=2000)
     both = {name: worker_process(redis_url, name, "--executor", "debate") for name in ("p1", "p2")}
     for worker in both.values():
         worker.wait_until_started()
     job_id = await harness.queue.enqueue(
         create_debate_job(
-            "Should we use microservices?", ["demo:bold", "demo:careful", "demo:curious"]
+            "Should we use microservices?",
+            ["demo:bold", "demo:careful", "demo:curious"],
+            rounds=20,
+            debate="always",
         )
     )
 

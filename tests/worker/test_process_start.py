@@ -84,7 +84,6 @@ async def test_worker_id_in_use_is_refused(new_harness, redis_url):
     harness = new_harness(claim_idle_ms=6000)
     lease_owner = harness.queue.session(Identity("p1"))
     await lease_owner.register({"host": "elsewhere", "pid": "4711"})
-    renewer = lease_owner.lease_renewer()
     other_worker = subprocess.Popen(
         processes.cli(
             "worker",
@@ -104,14 +103,13 @@ async def test_worker_id_in_use_is_refused(new_harness, redis_url):
     )
 
     async def beat():
-        await renewer.renew([])
+        await harness.renew(lease_owner)
         return other_worker.poll() is not None
 
     try:
         await wait_until(beat, 60, "the other_worker to give up")
     finally:
         other_worker.kill()
-        await renewer.close()
     told = other_worker.communicate()[1]
     assert other_worker.returncode == 78, told
     assert "worker id p1 is in use by pid 4711 on elsewhere" in told

@@ -22,8 +22,9 @@ from aragora_q.worker import debate_worker as worker_module
 from aragora_q.worker import fetcher, runner
 
 
-async def test_stop_releases_orphans(new_harness, worker_pool):
+async def test_stop_releases_orphans(new_harness, worker_pool, monkeypatch):
     """A job that is started for a worker just as it stops is released before the drain, uncharged."""
+    monkeypatch.setattr(fetcher, "IDLE_SECONDS", fetcher.MAX_IDLE_SECONDS)
     harness = new_harness(**LONG_LEASE)
     worker = worker_pool.start(harness, succeed)
     original = worker._session.start_next
@@ -34,7 +35,7 @@ async def test_stop_releases_orphans(new_harness, worker_pool):
         return FetchResult("ok")
 
     worker._session.start_next = unheard
-    await wait_until_registered(harness, worker)
+    await wait_until(lambda: harness.redis.info("clients")["blocked_clients"], what="it to block")
     await harness.enqueue("a")
     await wait_until(lambda: harness.fields("a")["status"] == "processing")
     stopping = asyncio.create_task(worker.stop())
@@ -274,8 +275,9 @@ async def test_nothing_is_left_of_a_worker_that_ends_before_its_first_fetch(
     assert (await harness.queue.get_queue_stats())["workers"] == []
 
 
-async def test_stop_tries_until_redis_is_back(own_server, new_harness, worker_pool):
+async def test_stop_tries_until_redis_is_back(own_server, new_harness, worker_pool, monkeypatch):
     """A worker that stops while Redis restarts releases what it never knew of, and unregisters."""
+    monkeypatch.setattr(worker_module, "CLOSE_TIMEOUT_SECONDS", 60.0)
     server = own_server("--appendonly", "yes", "--appendfsync", "always")
     harness = new_harness(redis_url=server.url, **LONG_LEASE)
     await harness.enqueue("a")

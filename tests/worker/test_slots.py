@@ -72,7 +72,7 @@ async def test_idle_worker_blocks_instead_of_polling(new_harness, worker_pool, m
     await harness.enqueue("a")
     await harness.wait_for_end("a")
     assert time.monotonic() - enqueued_at < fetcher.IDLE_SECONDS
-    assert worker.get_stats()["jobs_processed"] == 1
+    await wait_until(lambda: worker.get_stats()["jobs_processed"] == 1, what="its own count")
 
 
 async def test_busy_worker_starts_and_reports_in_batches(new_harness, worker_pool):
@@ -109,6 +109,13 @@ async def _order_of_starts(harness, worker_pool):
     return " ".join(order)
 
 
+@pytest.fixture
+def _no_slow_launch(monkeypatch):
+    """However slow the machine is, no launch counts as one that blocks the event loop."""
+    monkeypatch.setattr(fetcher, "AHEAD_SECONDS", 60.0)
+
+
+@pytest.mark.usefixtures("_no_slow_launch")
 async def test_next_jobs_are_started_before_the_last_ones_run(new_harness, worker_pool):
     """The server works while short jobs of a backlog run; both never wait for each other."""
     order = await _order_of_starts(new_harness(**LONG_LEASE), worker_pool)
@@ -153,6 +160,7 @@ async def test_starts_grow_with_the_free_slots(new_harness, worker_pool):
     assert limits[:4] == [2, 10, 10, 10]
 
 
+@pytest.mark.usefixtures("_no_slow_launch")
 async def test_many_slots_are_filled_ahead_too(new_harness, worker_pool):
     """A call starts a hundred jobs at most, which is less than half of these slots."""
     harness, order = new_harness(**LONG_LEASE), []
@@ -211,8 +219,9 @@ async def test_high_lane_starves_no_other(new_harness, worker_pool):
 
 
 @pytest.mark.slow
-async def test_paused_worker_resumes(new_harness, worker_pool, caplog):
+async def test_paused_worker_resumes(new_harness, worker_pool, caplog, monkeypatch):
     """A worker on a paused queue logs that once, and goes on soon after the resume."""
+    monkeypatch.setattr(fetcher, "IDLE_SECONDS", fetcher.MAX_IDLE_SECONDS)
     caplog.set_level(logging.INFO)
     harness = new_harness(**LONG_LEASE)
     await harness.queue.pause()
@@ -229,4 +238,4 @@ async def test_paused_worker_resumes(new_harness, worker_pool, caplog):
     resumed_at = time.monotonic()
     await harness.queue.pause(paused=False)
     await harness.wait_for_end("a")
-    assert time.monotonic() - resumed_at < fetcher.IDLE_SECONDS + 3
+    assert time.monotonic() - resumed_at < fetcher.IDLE_SECONDS / 2

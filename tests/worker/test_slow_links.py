@@ -33,7 +33,7 @@ async def proxied(new_harness, redis_url):
 async def test_large_payloads_pass_a_slow_link(proxied, worker_pool, monkeypatch):
     """All payloads together need longer than one call may take; in bounded replies they all get through.
 
-    The limits are a hundredth of the real ones, the time limit is more than half of it.
+    A reply has a hundredth of its usual bytes, which take a second; the time limit is the usual one.
     """
     monkeypatch.setattr(session_module, "START_BYTES", session_module.START_BYTES // 100)
     proxy, make = proxied
@@ -42,9 +42,9 @@ async def test_large_payloads_pass_a_slow_link(proxied, worker_pool, monkeypatch
     for n in range(60):
         await client.enqueue(Job({"text": "x" * 80_000}, id=f"j{n}"))
     proxy.bytes_per_second = 333_333
-    worker = worker_pool.start(behind, succeed, max_concurrent=120)
-    monkeypatch.setattr(worker._session._connection._client, "_timeout_seconds", 6.0)
-    await beside.wait_for_completed(60, timeout=60)
+    assert 60 * 80_000 / proxy.bytes_per_second > COMMAND_TIMEOUT_SECONDS
+    worker_pool.start(behind, succeed, max_concurrent=120)
+    await beside.wait_for_completed(60)
     assert "released" not in beside.counters()
 
 
@@ -62,7 +62,9 @@ async def test_half_open_connections_cost_no_lease(proxied, worker_pool):
         proxy.freeze()
         frozen_at = time.monotonic()
         await wait_until(lambda: time.monotonic() - frozen_at > 5)
-        assert worker.keeper.last_answer_at > frozen_at
+        await wait_until(
+            lambda: worker.keeper.last_answer_at > frozen_at + 1, what="renewals since then"
+        )
     assert claimed == []
     assert gated.cancelled == []
     proxy.cut()
@@ -74,7 +76,7 @@ async def test_half_open_connections_cost_no_lease(proxied, worker_pool):
 async def test_a_session_of_a_short_lease_has_short_deadlines(proxied):
     """A renewal over a dead connection ends after a quarter lease, not after a call's usual time."""
     proxy, make = proxied
-    _, behind = make(claim_idle_ms=4000)
+    _, behind = make(claim_idle_ms=12_000)
     renewer = (await behind.worker()).lease_renewer()
     await renewer.renew([])
     proxy.freeze()
