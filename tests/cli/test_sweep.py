@@ -1,12 +1,14 @@
 """`aragora-q sweep`: a file of questions by arms becomes a group; a second run adds what is missing."""
 
+import asyncio
 import json
 import re
 import signal
 
 import pytest
+from support.proxy import Proxy
 from support.queue_harness import PREFIX
-from support.wait import wait_until_sync
+from support.wait import wait_until
 
 from aragora_q.executors.debate import estimate
 from aragora_q.streams.queue import RedisStreamsQueue
@@ -267,20 +269,28 @@ def test_a_full_queue_ends_the_run_and_another_one_continues(run, configure, run
     assert len(run_cli("list", "-q").lines) == 4
 
 
-def test_an_interrupted_run_is_continued_by_another_one(
-    start_command, configure, tmp_path, run_cli, redis_client
+@pytest.fixture
+async def slow_replies(redis_url):
+    """The server behind a proxy in this process, which passes replies about debates on half a second late."""
+    proxy = await Proxy(int(redis_url.rpartition(":")[2])).start()
+    proxy.mode, proxy.match, proxy.delay_seconds = "delay", b"prime?", 0.5
+    yield proxy
+    await proxy.stop()
+
+
+async def test_an_interrupted_run_is_continued_by_another_one(
+    start_command, configure, tmp_path, run_cli, redis_client, slow_replies
 ):
     """Ctrl-C while debates are sent: it says how many there are at least; each is enqueued once."""
-    total, key = 20_000, f"{PREFIX}group:g"
+    total, key = 3_000, f"{PREFIX}group:g"
     file = tmp_path / "many.jsonl"
     file.write_text("\n".join(json.dumps({"question": f"Is {n} prime?"}) for n in range(total)))
     args = ("sweep", file, "--group", "g", "--config", configure(), "--yes", "--json")
-    process = start_command(*map(str, args))
-    wait_until_sync(lambda: redis_client.exists(key), what="the first debates")
-    redis_client.client_pause(60_000, all=False)  # it cannot end before the signal
+    process = start_command(*map(str, args), env={"REDIS_URL": slow_replies.url})
+    await wait_until(lambda: redis_client.exists(key), 60, "the first debates")
+    assert slow_replies.hits  # if this test stands still, so does the rest of the run
     process.send_signal(signal.SIGINT)
-    redis_client.client_unpause()
-    _, err = process.communicate(timeout=60)
+    _, err = await asyncio.to_thread(process.communicate, timeout=60)
     assert process.returncode == -signal.SIGINT
     assert re.search(r"stopped after at least [\d,]+ jobs?; run the command again", err.decode())
     again = run_cli(*args).object

@@ -27,6 +27,18 @@ def cluster():
     yield from _deployed(topologies.Cluster)
 
 
+@pytest.fixture
+def steady_sentinels():
+    """As `sentinels`, for failovers that the test orders: a server that a busy machine stops is not down."""
+    yield from _deployed(topologies.Sentinels, down_ms=10_000)
+
+
+@pytest.fixture
+def steady_cluster():
+    """As `cluster`, for tests that kill no node: one that a busy machine stops is not down."""
+    yield from _deployed(topologies.Cluster, node_timeout_ms=10_000)
+
+
 @pytest.fixture(params=[topologies.Sentinels, topologies.Cluster])
 def encrypted(request, tmp_path):
     """A Sentinel deployment, then a cluster, with TLS on every connection."""

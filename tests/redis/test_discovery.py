@@ -15,10 +15,15 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
+def sentinels(steady_sentinels):
+    return steady_sentinels
+
+
+@pytest.fixture
 def cut_off(sentinels):
     """A Sentinel and a server that learn of no failover: the smaller side of a partition."""
     old_primary = sentinels._server("--requirepass", topologies.PASSWORD).start()
-    sentinel = sentinels._sentinel(old_primary.port, 1000).start()
+    sentinel = sentinels._sentinel(old_primary.port, 10_000).start()
     wait_until_sync(lambda: sentinels.state(sentinel)["num-slaves"] == "0", what="the Sentinel")
     yield sentinel, old_primary
     sentinel.stop()

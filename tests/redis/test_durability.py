@@ -68,11 +68,12 @@ async def test_the_other_replica_was_promoted(
     await wait_until(lambda: _online_replicas(harness) == 2, what="the replicas")
     # The replicas may still load: this confirmation has the normal time limit.
     [before] = await harness.queue.enqueue_many([Job(payload={}, id="before")])
-    if durability_replicas == 2:
-        monkeypatch.setattr(connection, "DURABILITY_TIMEOUT_MS", 300)
     with promoted.client() as client:
+        await wait_until(lambda: client.exists(harness.keys.job("before")), what="its copy")
         client.replicaof("no", "one")
         await wait_until(lambda: _online_replicas(harness) == 1, what="the promotion")
+        if durability_replicas == 2:  # else the other replica confirms it soon
+            monkeypatch.setattr(connection, "DURABILITY_TIMEOUT_MS", 300)
         [after] = await harness.queue.enqueue_many([Job(payload={}, id="after")])
         kept = {name for name in ("before", "after") if client.exists(harness.keys.job(name))}
     confirmed = {answer.id for answer in (before, after) if answer.durable}

@@ -58,7 +58,7 @@ def user(directory, code="import time; time.sleep(60)"):
 
 def end(process, number=signal.SIGKILL):
     process.send_signal(number)
-    process.wait(10)
+    process.wait(60)
     process.stdout.close()
 
 

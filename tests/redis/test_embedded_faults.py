@@ -143,7 +143,8 @@ def test_a_server_that_never_answers_is_killed(directory, monkeypatch):
     """A server that hangs before it listens fails the command, and does not stay."""
     directory.mkdir(mode=0o700)
     program = directory / "valkey-hangs"
-    program.write_text("#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.1; done\n")
+    os.mkfifo(directory / "never")  # waits in this process, without another one to count
+    program.write_text("#!/bin/sh\ntrap '' TERM\nwhile :; do read -r _ < never; done\n")
     program.chmod(0o700)
     monkeypatch.setattr(embedded, "START_SECONDS", 1.0)
     monkeypatch.setattr(embedded, "_binary", lambda: str(program))

@@ -48,7 +48,7 @@ def test_calls_in_a_second_event_loop_have_deadlines(redis_url, redis_client, mo
     """However the first event loop ended, a server that does not answer costs the timeout, not eternity."""
     queue = RedisStreamsQueue(QueueConfig(redis_url=redis_url))
     run(queue.get_status("a"), loop)
-    monkeypatch.setattr(queue.connection._client, "_timeout_seconds", 0.5)
+    monkeypatch.setattr(queue.connection._client, "_timeout_seconds", 3.0)
     redis_client.client_pause(60_000, all=False)
     try:
         for _ in range(2):

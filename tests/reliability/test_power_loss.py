@@ -6,12 +6,14 @@ how much was on disk at the last fsync, and the test cuts the append-only file t
 
 import asyncio
 import time
+from contextlib import suppress
 
 import pytest
 from support import invariants, servers
 from support.queue_harness import QueueHarness
 
 from aragora_q.base import Job
+from aragora_q.errors import NotDurable
 
 pytestmark = pytest.mark.slow
 
@@ -28,11 +30,12 @@ async def _enqueue_for(server, durability, seconds):
         n = 0
         while time.monotonic() < deadline:
             job = Job(payload={"n": n}, id=f"c{number}-{n}")
-            await harness.queue.enqueue(job)
-            accepted.append(job.id)
             n += 1
-            if n % 10 == 0:
-                await _run_group(harness.queue, f"g{number}-{n}")
+            with suppress(NotDurable):  # a busy disk: its loss is no loss of an accepted job
+                await harness.queue.enqueue(job)
+                accepted.append(job.id)
+                if n % 10 == 0:
+                    await _run_group(harness.queue, f"g{number}-{n}")
 
     await asyncio.gather(*(client(n, harness) for n, harness in enumerate(harnesses)))
     return harnesses, accepted

@@ -55,7 +55,7 @@ class ConsoleProcess:
 
     def start(self):
         """Wait until it serves."""
-        wait_until_sync(self._serves, 30, "a response of the console")
+        wait_until_sync(self._serves, 60, "a response of the console")
         return self
 
     def _serves(self):
@@ -73,7 +73,7 @@ class ConsoleProcess:
 
     def request(self, method, path, body=None, headers=()):
         """Send a request; header names may repeat in a list of pairs."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
         pairs = list(headers.items() if isinstance(headers, dict) else headers)
         has_host = any(name.lower() == "host" for name, _ in pairs)
         try:
@@ -113,7 +113,7 @@ class ConsoleProcess:
         """End it; return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 def _dashed(name):

@@ -29,6 +29,19 @@ def console(acl_server, tmp_path_factory):
     console.stop()
 
 
+PATIENCE = """\
+from aragora_q.web import guard, server
+guard.STOP_SECONDS, server.STOP_SECONDS = 30.0, 60.0
+"""
+
+
+@pytest.fixture
+def patient(tmp_path):
+    """The environment of consoles that stop when requests have ended, on a machine that stands still, too."""
+    (tmp_path / "sitecustomize.py").write_text(PATIENCE)
+    return {"PYTHONPATH": str(tmp_path)}
+
+
 @pytest.fixture
 def start_console(tmp_path):
     """Starts consoles, and ends them after the test."""

@@ -83,15 +83,15 @@ def test_it_starts_and_goes_on_without_redis(own_server, start_console):
     wait_until_sync(lambda: console.get("/healthz").status == 503)
     began_at = time.monotonic()
     assert console.stop() == -signal.SIGTERM
-    assert time.monotonic() - began_at < 10
+    assert time.monotonic() - began_at < 30
     assert "Traceback" not in console.log
     assert console.log.count("may write") == 1
 
 
-async def test_waits_and_streams_end_with_the_process(start_console, harness):
+async def test_waits_and_streams_end_with_the_process(start_console, patient, harness):
     """When the process stops, a request that waits for a job is answered, and a stream of events ends."""
     await harness.enqueue("a")
-    console = start_console(REDIS_URL=harness.config.redis_url)
+    console = start_console(REDIS_URL=harness.config.redis_url, **patient)
     jobs = "/api/v1/queues/debates"
     wait_until_sync(lambda: console.get(f"{jobs}/stats").status == 200)
     with (

@@ -11,15 +11,15 @@ from support.queue_harness import run_on_queue
 JOB = "/api/v1/queues/debates/jobs/j1"
 
 
-def test_they_are_answered_with_the_job_as_it_is(start_console, redis_url):
+def test_they_are_answered_with_the_job_as_it_is(start_console, patient, redis_url):
     """SIGTERM ends the wait at once: 200 with a job that has not ended, and a quick stop."""
 
     async def enqueue(harness):
         await harness.enqueue("j1")
 
     run_on_queue(redis_url, enqueue)
-    console = start_console(REDIS_URL=redis_url)
-    with closing(http.client.HTTPConnection(console.host, console.port, timeout=30)) as client:
+    console = start_console(REDIS_URL=redis_url, **patient)
+    with closing(http.client.HTTPConnection(console.host, console.port, timeout=60)) as client:
         client.request("GET", f"{JOB}?wait=60")
         for _ in range(10):  # it has come as far as these
             assert console.get(JOB).status == 200
@@ -28,5 +28,5 @@ def test_they_are_answered_with_the_job_as_it_is(start_console, redis_url):
         console.stop()
         answer = client.getresponse()
         assert (answer.status, json.loads(answer.read())["status"]) == (200, "pending")
-    assert time.monotonic() - began_at < 10
+    assert time.monotonic() - began_at < 25
     assert "Traceback" not in console.log
