@@ -223,7 +223,7 @@ def _read_number(value: Any) -> int | float:
     if number is None or not number.is_finite() or number.adjusted() > 300:
         raise ValueError("answer must be a number") from None
     is_whole = number == number.to_integral_value()
-    return int(number) if is_whole and number.adjusted() < MAX_NUMBER_CHARS else float(text)
+    return int(number) if is_whole and number.adjusted() < MAX_NUMBER_CHARS else float(number)
 
 
 def _number_key(number: Any) -> str:

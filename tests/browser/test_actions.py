@@ -31,8 +31,14 @@ def act(page, action, reason="", **fields):
         ) == "select" else field.fill(value)
     if reason:
         form.locator("[name=reason]").fill(reason)
-    form.locator("button:not(.copy)").click()
+    press(form.locator("button:not(.copy)"))
     return said(page)
+
+
+def press(button):
+    """Press a button, and wait for the page that it leads to."""
+    with button.page.expect_navigation():
+        button.click()
 
 
 def said(page):
@@ -44,7 +50,7 @@ def confirm(page, question, reason=""):
     assert question in page.locator(".question").inner_text()
     if reason:
         page.locator(".confirmation [name=reason]").fill(reason)
-    page.locator(".confirmation button:not(.copy)").click()
+    press(page.locator(".confirmation button:not(.copy)"))
     return said(page)
 
 
@@ -174,12 +180,12 @@ def test_money(desk, window):
     row = window.page.locator(".providers tbody tr").first
     row.locator("summary").click()
     row.locator("[name=reason]").fill("bill")
-    row.locator("form button:not(.copy)").click()
+    press(row.locator("form button:not(.copy)"))
     limit_usd, [pause] = desk.run(gates)
     assert (limit_usd, "bill" in window.page.locator(".providers").inner_text()) == (10, True)
     row = window.page.locator(".providers tbody tr").first
     row.locator("summary").click()
-    row.locator("form button:not(.copy)").click()
+    press(row.locator("form button:not(.copy)"))
     assert pause in said(window.page)
     assert desk.run(gates) == (10, {})
 

@@ -34,6 +34,7 @@ def test_a_debate_is_followed_to_its_end(desk, window, worker_process):
     page.get_by_label(re.compile("^Debate")).select_option("always")
     page.get_by_role("button", name="Show the quote").click()
     page.get_by_role("button", name="Enqueue").click()
+    page.wait_for_url("**/jobs/*")
     job_id = page.url.rpartition("/")[2]
     jobs.goto("/jobs")
     jobs.locator("#job-other input").check()

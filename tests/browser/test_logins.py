@@ -5,6 +5,7 @@ import pty
 import re
 
 import pytest
+from playwright.sync_api import expect
 from support import consoles
 
 from aragora_q.base import Job
@@ -59,7 +60,7 @@ def test_the_link_logs_in_once(desk, new_window, tmp_path):
         for window in (first, second):
             window.open(link[1])
             window.page.get_by_role("button").click()
-        assert first.page.locator(".actor").inner_text().endswith(", operator")
+        expect(first.page.locator(".actor")).to_have_text(re.compile(", operator$"))
         assert second.page.get_by_role("alert").inner_text() == "This link was used, or is too old."
     finally:
         console.stop()

@@ -131,6 +131,7 @@ def test_all_is_readable_without_script(full_desk, new_window):
     page.get_by_role("link", name="Older").click()
     expect(page.locator("#jobs tbody tr")).to_have_count(9)
     page.get_by_role("link", name="Newest").click()
+    expect(page.locator("#jobs tbody tr")).to_have_count(50)
     page.get_by_role("searchbox").fill("agreeing")
     page.get_by_role("button", name="Open").click()
     page.wait_for_url("**/jobs/agreeing")

@@ -46,7 +46,7 @@ def loading(own_server):
                 client.ping()
         except redis.BusyLoadingError:
             return True
-        except redis.ConnectionError:
+        except (redis.ConnectionError, redis.TimeoutError):
             return False
         raise AssertionError("it has loaded already")
 

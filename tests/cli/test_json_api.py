@@ -49,6 +49,7 @@ LISTS = {
 }
 
 
+@pytest.mark.usefixtures("within_a_day")
 async def test_both_show_the_same(harness, jobs, run_cli):
     """A job, a debate, a group, statistics, spending, providers and budgets; the list of each."""
     run_cli("providers", "pause", "stub", "--reason", "bill")

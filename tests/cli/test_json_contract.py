@@ -324,6 +324,7 @@ def test_what_fails_in_stats(run_cli, redis_client):
     assert set(webhook) | set(webhook["disabled"]) == described
 
 
+@pytest.mark.usefixtures("within_a_day")
 def test_budgets(run_cli):
     """A budget, in the output of set, show, list and reset."""
     made = run_cli("budget", "set", "day", "5/day", "--json").object

@@ -3,6 +3,7 @@
 import json
 import re
 
+import pytest
 from support.sample_debates import SAMPLES
 
 from aragora_q import codec
@@ -23,6 +24,7 @@ async def test_an_error_is_shown_in_full(harness, run_cli):
         assert shown.count("history") == (name == "status")
 
 
+@pytest.mark.usefixtures("within_a_day")
 async def test_times_of_another_day_have_a_date(harness, run_cli):
     """`status` and `tail` show times of today without, older ones with their date."""
     session = await harness.worker()

@@ -1,5 +1,6 @@
 """What a provider may do in three protocols, streamed and not, and what the queue does about each."""
 
+import asyncio
 import errno
 import itertools
 import json
@@ -8,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 
 import pytest
 from support import llm_stub
@@ -32,6 +33,7 @@ from support.llm_stub import (
 )
 from support.processes import env
 from support.scripted_agents import failing, said, saying
+from support.wait import wait_until
 
 from aragora_q.answer_form import AnswerForm
 from aragora_q.config.settings import QueueConfig
@@ -154,21 +156,41 @@ async def new_agent():
         await agent.close()
 
 
+@asynccontextmanager
+async def time_passing(clock, stub):
+    """Once the model was asked, a minute passes again and again."""
+
+    async def put_forward():
+        await wait_until(lambda: stub.asked)
+        while True:
+            clock.ahead_seconds += 60
+            await asyncio.sleep(0.5)
+
+    passing = asyncio.create_task(put_forward())
+    try:
+        yield
+    finally:
+        passing.cancel()
+
+
 @EACH_API
 @STREAMED
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_fault_says_what_the_queue_should_do(new_stub, new_agent, api, stream, fault):
+async def test_a_fault_says_what_the_queue_should_do(
+    new_stub, new_agent, clock, api, stream, fault
+):
     """Overload: retry later; quota, 3xx, 4xx: fail; all others: retry. One request each."""
     make, expected = FAULTS[fault]
     stub = new_stub(fault=lambda number, model: make(api))
-    entry = stub.agent(api, timeout_seconds=1 if fault == "silence" else 60, stream=stream)
+    entry = stub.agent(api, timeout_seconds=60, stream=stream)
     if make is None:
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
             entry["base_url"] = f"http://127.0.0.1:{unused.getsockname()[1]}"
     kind = expected if isinstance(expected, type) else type(expected)
-    with pytest.raises(kind) as caught:
-        await ask(new_agent(entry), PROPOSE)
+    async with time_passing(clock, stub) if fault == "silence" else nullcontext():
+        with pytest.raises(kind) as caught:
+            await ask(new_agent(entry), PROPOSE)
     assert len(stub.asked) == (0 if make is None else 1)
     if kind is RetryLater:
         assert caught.value.delay_seconds == expected.delay_seconds
@@ -186,19 +208,20 @@ UNKNOWN_COST = ("silence", "cut", "html")
 
 @EACH_API
 @pytest.mark.parametrize("name", OUTCOMES)
-async def test_the_gates_learn_what_became_of_a_call(new_stub, new_agent, api, name):
+async def test_the_gates_learn_what_became_of_a_call(new_stub, new_agent, clock, api, name):
     """Its outcome, the delay that the provider named, and what it took: a refusal costs nothing, a reply that
     broke off an unknown amount.
     """
     fault, meaning = FAULTS[name]
     stub = new_stub(fault=lambda number, model: fault(api))
-    entry = stub.agent(api, timeout_seconds=1 if name == "silence" else 60)
+    entry = stub.agent(api, timeout_seconds=60)
     with socket.socket() as unused:
         if fault is None:
             unused.bind(("127.0.0.1", 0))
             entry["base_url"] = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(CallFault) as caught:
-            await new_agent(entry).reply(PROPOSE)
+        async with time_passing(clock, stub) if name == "silence" else nullcontext():
+            with pytest.raises(CallFault) as caught:
+                await new_agent(entry).reply(PROPOSE)
     found = caught.value
     assert (found.outcome, found.cost_usd) == (
         OUTCOMES[name], None if name in UNKNOWN_COST else 0.0

@@ -1,5 +1,6 @@
 """Spans of debates: a tree of phases, calls and requests to models, without content unless it is asked for."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -7,9 +8,10 @@ from collections import Counter
 
 import pytest
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
-from support.llm_stub import APIS, refusal, strings
+from support.llm_stub import APIS, refusal, silence, strings
 from support.memory_session import MemorySession
 from support.scripted_agents import failing, saying
+from support.wait import wait_until
 
 from aragora_q import tracing
 from aragora_q.config.tables import AgentConfig
@@ -247,10 +249,14 @@ async def test_a_failed_request_says_how(run_debate, new_stub, spans):
         assert (chat.status.is_ok, chat.status.description) == (False, None)
 
 
-async def test_a_request_that_takes_too_long_has_failed(run_debate, new_stub, spans):
+async def test_a_request_that_takes_too_long_has_failed(run_debate, new_stub, spans, clock):
     """Its span has the type of the error."""
-    settings = agents_of(new_stub(delay_seconds=0.5), "openai", call_timeout_seconds=0.2)
-    await run_debate(agents=["openai"], settings=settings)
+    stub = new_stub(fault=lambda number, model: silence)
+    settings = agents_of(stub, "openai", timeout_seconds=900, call_timeout_seconds=300)
+    running = asyncio.create_task(run_debate(agents=["openai"], settings=settings))
+    await wait_until(lambda: stub.asked)
+    clock.ahead_seconds = 300
+    await running
     chat = named(spans, "chat m-openai")[0]
     assert (chat.attributes["error.type"], chat.status.is_ok) == ("CancelledError", False)
 

@@ -14,6 +14,8 @@ from support.worker_processes import run_burst_worker
 
 from aragora_q.base import JobStatus
 
+LATE = object()
+
 
 def example(name, directory):
     """Write the programs of the document to a directory, and make one of them executable."""
@@ -24,14 +26,19 @@ def example(name, directory):
 
 @pytest.fixture
 def provider():
-    """An HTTP server that gives the prepared answers in turn: `(status, headers, body)`."""
-    answers = []
+    """An HTTP server that gives the prepared answers in turn: `(status, headers, body)`; none until the end of
+    the test: `LATE`.
+    """
+    answers, ends = [], threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
-            status, headers, body = answers.pop(0)
-            time.sleep(server.pause_seconds)
+            answer = answers.pop(0)
+            if answer is LATE:
+                ends.wait()
+                return
+            status, headers, body = answer
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -44,9 +51,10 @@ def provider():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    server.answers, server.pause_seconds = answers, 0.0
+    server.answers = answers
     server.url = f"http://127.0.0.1:{server.server_port}/"
     yield server
+    ends.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -139,8 +147,7 @@ def test_paying_examples(redis_url, tmp_path, provider, name):
 
 def test_program_that_is_held_between_two_calls(redis_url, tmp_path, provider):
     """chapters.py: stopped when the budget is full; what was paid is not paid again when there is room."""
-    provider.answers += [(200, {}, REPLY)] * 4
-    provider.pause_seconds = 0.3
+    provider.answers += [(200, {}, REPLY), (200, {}, REPLY), LATE]
     run_command("budget", "set", "cap", "0.08/total", url=redis_url)
     enqueue_debate(redis_url, "j1", chapters=["one", "two", "three"])
     options = ("--exec", example("chapters.py", tmp_path))
@@ -148,6 +155,7 @@ def test_program_that_is_held_between_two_calls(redis_url, tmp_path, provider):
     job = get_job(redis_url, "j1")
     assert (job.status, job.hold.by, job.attempts) == (JobStatus.HELD, "cap", 0)
     assert spent_usd(redis_url) == (0.08, 2)
+    provider.answers[:] = [(200, {}, REPLY)]
     run_command("budget", "set", "cap", "8/total", url=redis_url)
     run_burst_worker(redis_url, *options, PROVIDER_URL=provider.url)
     assert get_job(redis_url, "j1").result == {"chapters": ["42"] * 3}

@@ -213,7 +213,7 @@ def test_numbers_are_equal_by_value(first, second, spelling):
     ("value", "verdict"),
     [
         ("1,000", 1000), ("1,234,567.5", 1234567.5), ("\u22123", -3), ("4.00", 4), (4.0, 4), ("-0", 0),
-        (" .5 ", 0.5),
+        (" .5 ", 0.5), (".5_", 0.5), ("1_000", 1000),
         ("1e3", 1000), ("1e400", None), ("1,00", None), ("nan", None), ("Infinity", None), ("sNaN", None),
         (True, None), ("9" * 51, None), (10**4_000, None), (-(10**60), None), ("1e999999999999", None),
         ([1], None),

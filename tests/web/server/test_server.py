@@ -65,8 +65,8 @@ async def serving(tokens=None):
 
 
 async def seconds_until_closed(port, *parts, pause=0.0):
-    """Send parts with pauses, but the first two at once; return how long the server keeps the connection, and
-    what it sent.
+    """Send parts with pauses, but the first three at once; return how long the server keeps the connection,
+    and what it sent.
     """
     began_at, received = time.monotonic(), bytearray()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -74,7 +74,7 @@ async def seconds_until_closed(port, *parts, pause=0.0):
     async def send():
         for number, part in enumerate(parts):
             writer.write(part)
-            await asyncio.sleep(pause if number else 0.001)
+            await asyncio.sleep(pause if number > 1 else 0.001)
 
     sending = asyncio.create_task(send())
     with contextlib.suppress(ConnectionError):
