@@ -256,7 +256,7 @@ class Cluster(Topology):
 
     def __init__(self, *args, node_timeout_ms=1500, certificates=None):
         options = [
-            "--cluster-enabled", "yes", "--cluster-node-timeout", str(node_timeout_ms),
+            "--cluster-enabled", "yes", "--cluster-node-timeout", "1500",
             "--repl-diskless-sync-delay", "0", "--cluster-allow-replica-migration", "no",
             "--enable-debug-command", "yes", *args,
         ]  # fmt: skip
@@ -272,12 +272,12 @@ class Cluster(Topology):
                 _speak_tls(node, certificates)
                 node._command += ["--tls-cluster", "yes"]
         self._start(self.nodes)
-        self._join()
+        self._join(node_timeout_ms)
         dead = servers.free_port()
         hosts = ",".join(f"127.0.0.1:{port}" for port in (dead, *(n.port for n in self.nodes[:3])))
         self.url = f"{'rediss' if certificates else 'redis'}+cluster://{hosts}"
 
-    def _join(self):
+    def _join(self, node_timeout_ms):
         clients = [node.client() for node in self.nodes]
         share = 16_384 // 3
         for n, client in enumerate(clients[:3]):
@@ -293,7 +293,8 @@ class Cluster(Topology):
         for n, client in enumerate(clients[3:]):
             self._until(lambda c=client, of=n % 3: _replicates(c, self.ids[of]), "the replicas")
         self._until(lambda: all(_is_whole(c) for c in clients), "the cluster to be whole")
-        for client in clients:
+        for client in clients:  # only now, because nodes tell each other of their roles once per half of it
+            client.config_set("cluster-node-timeout", node_timeout_ms)
             client.close()
 
     def owner(self, key):
@@ -331,9 +332,11 @@ def _replicates(client, primary_id):
 
 
 def _is_whole(client):
+    """Whether the node serves, has its data, and knows all replicas: it votes for none that it does not know."""
     info = client.execute_command("CLUSTER INFO")
     replication = client.info("replication")
-    return info["cluster_state"] == "ok" and (
+    replicas = sum("slave" in line["flags"] for line in _nodes(client).values())
+    return (info["cluster_state"], replicas) == ("ok", 3) and (
         replication["role"] == "master" or replication["master_link_status"] == "up"
     )
 
