@@ -13,6 +13,8 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 import gc
 import os
 
+from aragora_q import __version__
+
 GC_THRESHOLD = 200_000
 """New objects after which a command looks for garbage; a short one makes fewer, and saves a tenth of its time.
 One that stays calls `process.stay`."""
@@ -56,8 +58,6 @@ def main() -> None:
 
 def _run() -> int:
     if sys.argv[1:] == ["--version"] and sys.stdout is not None:
-        from aragora_q import __version__  # noqa: PLC0415 - imported only when needed
-
         try:
             sys.stdout.write(f"aragora-q {__version__}\n")
             sys.stdout.flush()

@@ -181,11 +181,7 @@ class Connection:
         else:
             needed, confirm = 1, ("WAITAOF", 1, 0, DURABILITY_TIMEOUT_MS)
         # EVAL, not EVALSHA: where the script is unknown, the wait behind it would be for nothing.
-        commands = [
-            self._whole(script, key_count, None, operands),
-            write,
-            confirm,
-        ]
+        commands = [self._whole(script, key_count, None, operands), write, confirm]
 
         async def call() -> list[Any]:
             answers = await self._client.send_all(commands)

@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 from support import invariants, servers
 from support.queue_harness import PREFIX, QueueHarness
-from support.wait import wait_until_sync
+from support.topologies import AT_ONCE, replicate
 
 from aragora_q.base import Job
 from aragora_q.config.settings import QueueConfig
@@ -921,12 +921,9 @@ class TestSurroundings:
         self, run_cli, own_server, monkeypatch, replicas, needed, severity, words
     ):
         """Too few replicas are an error, because no enqueue is confirmed; more than must confirm are noted."""
-        primary = own_server("--appendonly", "yes")
-        for replica in [own_server() for _ in range(replicas)]:
-            with replica.client() as client:
-                client.replicaof("127.0.0.1", primary.port)
-        with primary.client() as client:
-            wait_until_sync(lambda: client.info("replication")["connected_slaves"] == replicas)
+        primary = own_server("--appendonly", "yes", *AT_ONCE)
+        for _ in range(replicas):
+            replicate(own_server(), primary)
         args = ("doctor", "--json", "--redis-url", primary.url)
         monkeypatch.setenv("ARAGORA_QUEUE_DURABILITY_REPLICAS", str(needed))
         assert run_cli(*args).object["findings"] == []

@@ -10,7 +10,8 @@ import sys
 
 import pytest
 from support import processes
-from support.wait import wait_until, wait_until_sync
+from support.topologies import AT_ONCE, replicate
+from support.wait import wait_until
 
 from aragora_q.job import DebateJobPayload
 from aragora_q.redis import connection
@@ -827,18 +828,12 @@ def test_wait_stops_at_its_time_limit(run_cli):
 def test_missing_confirmation_prints_the_id_and_exits_75(own_server, run_cli, monkeypatch):
     """A replica that does not confirm: the job is enqueued, `durable` is false, exit 75."""
     monkeypatch.setattr(connection, "DURABILITY_TIMEOUT_MS", 200)
-    primary, replica = own_server(), own_server()
-    with replica.client() as client:
-        client.replicaof("127.0.0.1", primary.port)
-    with primary.client() as client:
-        wait_until_sync(lambda: client.info("replication")["connected_slaves"] == 1)
-        wait_until_sync(
-            lambda: client.info("replication").get("slave0", {}).get("state") == "online"
-        )
-        replica.process.send_signal(signal.SIGSTOP)
-        args = ("--durability", "replica", "--redis-url", primary.url)
-        one = run_cli("enqueue", "x", *AGENTS, "--id", "one", *args, "--json")
-        many = run_cli("enqueue", "-", *args, stdin=lines({**DEBATE, "id": "two"}))
+    primary, replica = own_server(*AT_ONCE), own_server()
+    replicate(replica, primary)
+    replica.process.send_signal(signal.SIGSTOP)
+    args = ("--durability", "replica", "--redis-url", primary.url)
+    one = run_cli("enqueue", "x", *AGENTS, "--id", "one", *args, "--json")
+    many = run_cli("enqueue", "-", *args, stdin=lines({**DEBATE, "id": "two"}))
     assert one.code == many.code == 75
     assert one.object == {"id": "one", "created": True, "durable": False}
     assert many.object == {"line": 1, "id": "two", "created": True, "durable": False}

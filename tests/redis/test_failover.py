@@ -86,15 +86,14 @@ async def test_sentinel_old_primary_comes_back_as_a_replica(
     steady_sentinels, harness_on, worker_process
 ):
     """A primary that was demoted without dying (READONLY) is given up for the new one."""
-    sentinels = steady_sentinels
-    harness = _patient(harness_on(sentinels))
-    worker_process(sentinels).wait_until_started()
+    harness = _patient(harness_on(steady_sentinels))
+    worker_process(steady_sentinels).wait_until_started()
     await harness.queue.enqueue(Job(payload={}, id="before"))
     await harness.wait_for_completed(1)
-    first = sentinels.primary()
-    with sentinels.sentinels[0].client() as client:
-        client.execute_command("SENTINEL", "FAILOVER", sentinels.service)
-    await wait_until(lambda: sentinels.primary() is not first, 60, "the failover")
+    first = steady_sentinels.primary()
+    with steady_sentinels.sentinels[0].client() as client:
+        client.execute_command("SENTINEL", "FAILOVER", steady_sentinels.service)
+    await wait_until(lambda: steady_sentinels.primary() is not first, 60, "the failover")
     await harness.queue.enqueue(Job(payload={}, id="after"))
     await harness.wait_for_completed(2)
 
@@ -146,15 +145,16 @@ async def test_cluster_failover(cluster, harness_on, worker_process, record_prop
 
 async def test_cluster_graceful_failover(steady_cluster, harness_on, worker_process):
     """Row 25: CLUSTER FAILOVER under load loses nothing and does nothing twice."""
-    cluster = steady_cluster
-    harness = _patient(harness_on(cluster))
-    worker_process(cluster).wait_until_started()
-    load, owner = _Load(harness), cluster.owner(STREAM)
+    harness = _patient(harness_on(steady_cluster))
+    worker_process(steady_cluster).wait_until_started()
+    load, owner = _Load(harness), steady_cluster.owner(STREAM)
     await wait_until(lambda: len(load.acknowledged) > 20, what="some jobs before the failover")
-    replica = cluster.nodes[3 + cluster.nodes.index(owner)]
+    replica = steady_cluster.nodes[3 + steady_cluster.nodes.index(owner)]
     with replica.client() as client:
         client.execute_command("CLUSTER", "FAILOVER")
-    await wait_until(lambda: cluster.owner(STREAM) is replica, 60, "the replica to take over")
+    await wait_until(
+        lambda: steady_cluster.owner(STREAM) is replica, 60, "the replica to take over"
+    )
     before = len(load.acknowledged)
     await wait_until(lambda: len(load.acknowledged) > before + 20, 60, "enqueues to go on")
     await load.stop()
@@ -163,14 +163,13 @@ async def test_cluster_graceful_failover(steady_cluster, harness_on, worker_proc
 
 async def test_cluster_slot_moves_under_load(steady_cluster, harness_on, worker_process):
     """Row 26: ASK, TRYAGAIN, scripts whose keys are moving, and UNBLOCKED are retried."""
-    cluster = steady_cluster
-    harness = _patient(harness_on(cluster))
-    worker = worker_process(cluster).wait_until_started()
-    load, owner = _Load(harness), cluster.owner(STREAM)
+    harness = _patient(harness_on(steady_cluster))
+    worker = worker_process(steady_cluster).wait_until_started()
+    load, owner = _Load(harness), steady_cluster.owner(STREAM)
     await wait_until(lambda: len(load.acknowledged) > 20, what="some jobs before the move")
-    target = next(node for node in cluster.nodes[:3] if node is not owner)
-    await asyncio.to_thread(_move_slot, cluster, key_slot(STREAM.encode()), owner, target)
-    assert cluster.owner(STREAM) is target
+    target = next(node for node in steady_cluster.nodes[:3] if node is not owner)
+    await asyncio.to_thread(_move_slot, steady_cluster, key_slot(STREAM.encode()), owner, target)
+    assert steady_cluster.owner(STREAM) is target
     before = len(load.acknowledged)
     await wait_until(lambda: len(load.acknowledged) > before + 20, 60, "enqueues to go on")
     await load.stop()

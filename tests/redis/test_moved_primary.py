@@ -7,25 +7,12 @@ import pytest
 from support.executors import succeed
 from support.proxy import Proxy
 from support.servers import free_port
+from support.topologies import AT_ONCE, replicate
 from support.wait import wait_until, wait_until_sync
 from support.workers import LONG_LEASE, wait_until_registered
 
 from aragora_q.base import JobStatus
 from aragora_q.errors import NotPrimary
-
-AT_ONCE = ("--repl-diskless-sync-delay", "0")
-"""A replica need not wait for others before it receives its data."""
-
-
-def replicate(server, source):
-    with server.client() as client:
-        if source is None:
-            client.replicaof("NO", "ONE")
-            return
-        client.replicaof("127.0.0.1", source.port)
-        wait_until_sync(
-            lambda: client.info("replication")["master_link_status"] == "up", 60, "the replica"
-        )
 
 
 class _Pair:

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import redis
 from support import servers
+from support.topologies import AT_ONCE
 from support.wait import wait_until, wait_until_sync
 
 from aragora_q.base import Job
@@ -52,8 +53,8 @@ class _Server(servers.Server):
 
 
 def _start():
-    primary = _Server(A, "--repl-diskless-sync-delay", "0")
-    replicaof = ["--replicaof", A, str(primary.port), "--repl-diskless-sync-delay", "0"]
+    primary = _Server(A, *AT_ONCE)
+    replicaof = ["--replicaof", A, str(primary.port), *AT_ONCE]
     replicas = [_Server(B, *replicaof) for _ in range(2)]
     for server in (primary, *replicas):
         server.start()

@@ -31,7 +31,7 @@ async def _enqueue_for(server, durability, seconds):
         while time.monotonic() < deadline:
             job = Job(payload={"n": n}, id=f"c{number}-{n}")
             n += 1
-            with suppress(NotDurable):  # a busy disk: its loss is no loss of an accepted job
+            with suppress(NotDurable):  # the disk was too slow: the job does not count as accepted
                 await harness.queue.enqueue(job)
                 accepted.append(job.id)
                 if n % 10 == 0:

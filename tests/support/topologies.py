@@ -24,6 +24,20 @@ from aragora_q.redis.keys import QueueKeys
 
 PASSWORD = "s3cret/of:the@queue"
 SENTINEL_PASSWORD = "s3cret-of-the-sentinels"
+AT_ONCE = ("--repl-diskless-sync-delay", "0")
+"""A replica need not wait for others before it receives its data."""
+
+
+def replicate(server, source):
+    """Make a server a replica that has its source's data, or a primary if `source` is None."""
+    with server.client() as client:
+        if source is None:
+            client.replicaof("NO", "ONE")
+            return
+        client.replicaof("127.0.0.1", source.port)
+        wait_until_sync(
+            lambda: client.info("replication")["master_link_status"] == "up", 60, "the replica"
+        )
 
 
 class Topology:
@@ -176,7 +190,7 @@ class Sentinels(Topology):
             **(certificates.settings if certificates else {}),
         }
         common = [
-            "--requirepass", PASSWORD, "--masterauth", PASSWORD, "--repl-diskless-sync-delay", "0",
+            "--requirepass", PASSWORD, "--masterauth", PASSWORD, *AT_ONCE,
             "--appendonly", "yes", "--appendfsync", "no", *args,
         ]  # fmt: skip
         first = self._server(*common)
@@ -257,7 +271,7 @@ class Cluster(Topology):
     def __init__(self, *args, node_timeout_ms=1500, certificates=None):
         options = [
             "--cluster-enabled", "yes", "--cluster-node-timeout", "1500",
-            "--repl-diskless-sync-delay", "0", "--cluster-allow-replica-migration", "no",
+            *AT_ONCE, "--cluster-allow-replica-migration", "no",
             "--enable-debug-command", "yes", *args,
         ]  # fmt: skip
         self.nodes = [servers.Server(servers.any_server(), *options) for _ in range(6)]
@@ -293,7 +307,8 @@ class Cluster(Topology):
         for n, client in enumerate(clients[3:]):
             self._until(lambda c=client, of=n % 3: _replicates(c, self.ids[of]), "the replicas")
         self._until(lambda: all(_is_whole(c) for c in clients), "the cluster to be whole")
-        for client in clients:  # only now, because nodes tell each other of their roles once per half of it
+        # Nodes tell each other of their roles once per half of it, so it is short until now.
+        for client in clients:
             client.config_set("cluster-node-timeout", node_timeout_ms)
             client.close()
 
@@ -332,7 +347,7 @@ def _replicates(client, primary_id):
 
 
 def _is_whole(client):
-    """Whether the node serves, has its data, and knows all replicas: it votes for none that it does not know."""
+    """Whether the node serves, has its data, and knows all replicas: it votes for no unknown one."""
     info = client.execute_command("CLUSTER INFO")
     replication = client.info("replication")
     replicas = sum("slave" in line["flags"] for line in _nodes(client).values())
